@@ -1,0 +1,1 @@
+"""What happened: the chained journal nobody can quietly change."""

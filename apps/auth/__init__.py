@@ -1,0 +1,1 @@
+"""Who is asking: users, organisations, roles, keys and tokens."""

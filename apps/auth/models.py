@@ -1,0 +1,245 @@
+"""Organisations, people, memberships, API keys and refresh tokens."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Lower
+from django.utils import timezone
+
+from apps.core.ids import new_id
+from apps.core.models import Record, TenantQuerySet, TenantRecord
+
+STAFF_ROLES = ("owner", "admin")
+
+
+class Plan(models.TextChoices):
+    """The tier of an organisation."""
+
+    FREE = "free", "Free"
+    PREMIUM = "premium", "Premium"
+
+
+class Role(models.TextChoices):
+    """What a member is in an organisation."""
+
+    OWNER = "owner", "Owner"
+    ADMIN = "admin", "Admin"
+    DEVELOPER = "developer", "Developer"
+    VIEWER = "viewer", "Viewer"
+
+
+ROLE_GRANTS: dict[str, tuple[str, ...]] = {
+    Role.OWNER: ("*",),
+    Role.ADMIN: ("*",),
+    Role.DEVELOPER: (
+        "tool.*", "knowledge.*", "prompt.*", "server.read", "server.write", "server.check", "deployment.read",
+        "job.read", "usage.read", "org.read", "key.write",
+    ),
+    Role.VIEWER: ("tool.read", "knowledge.read", "prompt.read", "server.read", "job.read", "org.read", "key.write"),
+}  # fmt: skip
+"""What each role may do, as patterns over the permissions that apps declare; `server.approve` is staff's alone."""
+
+
+class OrganizationQuerySet(models.QuerySet["Organization"]):
+    """Organisations."""
+
+    def active(self) -> "OrganizationQuerySet":
+        """Those that may be used."""
+        return self.filter(is_active=True)
+
+    def raise_revision(self, organization_id: Any) -> None:
+        """Note that something changed which lists or rights depend on, in the caller's transaction."""
+        self.filter(pk=organization_id).update(revision=F("revision") + 1)
+
+
+class Organization(Record):
+    """A tenant; every row that it owns names it."""
+
+    name = models.CharField(max_length=100)
+    slug = models.CharField(
+        max_length=50,
+        unique=True,
+        validators=[RegexValidator(r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z", "Use small letters, digits and hyphens.")],
+        error_messages={"unique": "An organisation with this slug exists already."},
+    )
+    plan = models.CharField(max_length=20, choices=Plan.choices, default=Plan.FREE)
+    is_active = models.BooleanField(default=True)
+    revision = models.BigIntegerField(default=1, editable=False)
+
+    objects = OrganizationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class UserManager(BaseUserManager["User"]):
+    """Makes users; e-mail addresses are kept in small letters."""
+
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        """A user with a hashed password, or with none that works."""
+        user = self.model(email=email.strip().lower(), **fields)
+        user.set_password(password)
+        user.full_clean(exclude=["password"])
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        """A platform admin."""
+        return self.create_user(email, password, is_superuser=True, **fields)
+
+    def get_by_natural_key(self, username: str | None) -> "User":
+        """By e-mail address, in any case."""
+        return self.get(email=(username or "").strip().lower())
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person. What they may do comes from their memberships; `is_superuser` is a platform admin."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    email = models.EmailField(
+        unique=True, error_messages={"unique": "A user with this e-mail address exists already."}
+    )
+    name = models.CharField(max_length=100, blank=True)
+    is_active = models.BooleanField(default=True)
+    token_epoch = models.PositiveIntegerField(
+        default=1, editable=False, help_text="Raised to end every token of this user: password change, deactivation."
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = UserManager()
+
+    USERNAME_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+
+    class Meta:
+        ordering = ("email",)
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(email=Lower("email")),
+                name="user_email_is_lower_case",
+                violation_error_message="Write the e-mail address in small letters.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.email
+
+    @property
+    def is_staff(self) -> bool:
+        """Whether the admin opens: platform admins, and owners and admins of an active organisation."""
+        if not self.is_active:
+            return False
+        return self.is_superuser or Membership.objects.filter(user=self).staff().exists()
+
+
+class MembershipQuerySet(TenantQuerySet):
+    """Who belongs where."""
+
+    def staff(self) -> "MembershipQuerySet":
+        """Owners and admins of active organisations."""
+        return self.filter(role__in=STAFF_ROLES, organization__is_active=True)
+
+
+class Membership(TenantRecord):
+    """A person's role in an organisation."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=20, choices=Role.choices, default=Role.VIEWER)
+
+    objects = MembershipQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("user__email",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "user"],
+                name="membership_once",
+                violation_error_message="This person is a member already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.get_role_display()})"
+
+
+class ApiKeyQuerySet(TenantQuerySet):
+    """API keys."""
+
+    def usable(self, at: datetime | None = None) -> "ApiKeyQuerySet":
+        """Neither revoked nor expired."""
+        moment = at or timezone.now()
+        return self.filter(revoked_at=None).filter(Q(expires_at=None) | Q(expires_at__gt=moment))
+
+
+class ApiKey(TenantRecord):
+    """A key of a member, for agents and scripts; only a keyed hash of it is kept.
+
+    `gate_` + look-up id + `_` + secret + checksum is shown once, when it is made.
+    """
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys", verbose_name="owner")
+    name = models.CharField(max_length=100)
+    lookup = models.CharField(max_length=24, unique=True, editable=False)
+    digest = models.CharField(max_length=64, editable=False, help_text="HMAC-SHA256 of the secret, in hexadecimal.")
+    pepper_number = models.PositiveSmallIntegerField(default=1, editable=False)
+    scopes = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='Permissions that the key may use out of its owner\'s, such as "tool.*" or "tool.call:time__*". Empty: all.',
+    )
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_address = models.CharField(max_length=45, blank=True, editable=False)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-created_at",)
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def prefix(self) -> str:
+        """What may be shown of the key, to recognise it."""
+        return f"gate_{self.lookup}_…"
+
+
+class RefreshToken(Record):
+    """One refresh token of a family; a family begins with a login and ends when a spent token comes back."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+", null=True, blank=True)
+    family_id = models.UUIDField(db_index=True)
+    token_id = models.UUIDField(unique=True)
+    audience = models.CharField(max_length=300)
+    expires_at = models.DateTimeField()
+    spent_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return f"session of {self.user}"
+
+
+class LoginFailure(models.Model):
+    """Failed logins of one e-mail address from one network address, counted until they are forgiven."""
+
+    key = models.CharField(max_length=64, primary_key=True, help_text="SHA-256 of e-mail and network address.")
+    failures = models.PositiveIntegerField(default=0)
+    last_failed_at = models.DateTimeField()
+    locked_until = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.failures} failures"

@@ -1,0 +1,1 @@
+"""The ground: base records, actor, errors, egress, sealing, backend loader, door glue."""

@@ -1,0 +1,91 @@
+"""What every door does with bytes before anything else happens: refuse the ones that would hurt further in."""
+
+import json
+import math
+import re
+from typing import Any
+
+from apps.core.errors import Malformed
+
+MAX_DEPTH = 64
+MAX_INTEGER = 2**63
+MAX_NUMBER_LENGTH = 400
+_CONTROL = re.compile(r"[\x00\ud800-\udfff]")
+
+
+def read_json(body: bytes) -> Any:
+    """Parse one JSON document strictly.
+
+    Raises Malformed for bytes that are not UTF-8, for NaN and infinities, for integers beyond 64 bits, for NUL and
+    lone surrogates, for names given twice in one object, and for nesting deeper than 64.
+    """
+    try:
+        text = body.decode("utf-8")
+        parsed = json.loads(
+            text,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_object,
+        )
+    except Malformed:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Malformed("The body is not valid JSON in UTF-8.") from error
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(parsed)
+    if b"\\u" in body or b"\x00" in body:
+        check_text(parsed)
+    return parsed
+
+
+def check_text(value: Any) -> None:
+    """Refuse NUL and lone surrogates anywhere in a JSON value, names included; raises Malformed."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str) and _CONTROL.search(item):
+            raise Malformed("Text must not contain NUL or half a surrogate pair.")
+        if isinstance(item, dict):
+            pending.extend(item.keys())
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise Malformed(f"The JSON is nested more than {MAX_DEPTH} deep.")
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_NUMBER_LENGTH or not -MAX_INTEGER <= (number := int(text)) < MAX_INTEGER:
+        raise Malformed("The JSON holds an integer of more than 64 bits.")
+    return number
+
+
+def _number(text: str) -> float:
+    number = float(text) if len(text) <= MAX_NUMBER_LENGTH else math.inf
+    if not math.isfinite(number):
+        raise Malformed("The JSON holds a number that is too large.")
+    return number
+
+
+def _refuse_constant(name: str) -> Any:
+    raise Malformed(f"{name} is not JSON.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise Malformed("The JSON names something twice in one object.")
+    return result

@@ -1,0 +1,238 @@
+"""The one guarded way out: every outgoing HTTP call is checked at the moment its socket is made.
+
+A name may resolve to another address between a check and a connection, and a client may skip the resolver for a
+literal address. The socket factory sees the very address that is about to be connected, so the rule lives there.
+`check_url` applies the same rule to what can be known when an address is saved.
+"""
+
+import asyncio
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from django.conf import settings
+
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, TooLarge
+
+OPEN_PORTS = frozenset({80, 443, 8080, 8443})
+CONNECT_SECONDS = 10.0
+POOL_SIZE = 200
+KEEPALIVE_SECONDS = 60.0
+_BAD_URL = re.compile(r"[\x00-\x20\x7f\\]|%00", re.ASCII)
+_NOT_GLOBAL = tuple(
+    ipaddress.ip_network(text)
+    for text in ("192.0.0.0/24", "100.64.0.0/10", "198.18.0.0/15", "240.0.0.0/4", "64:ff9b::/96", "64:ff9b:1::/48",
+                 "2002::/16", "2001::/32", "::/96", "fec0::/10")
+)  # fmt: skip
+REFUSED = "This address is not one that Gatehouse may call. An operator can list it in GATEHOUSE_EGRESS_ALLOW."
+
+_trusted: ContextVar[bool] = ContextVar("egress_trusted", default=False)
+
+
+class _Refused(OSError):
+    """The address is not allowed; an OSError, so that the connector treats it like any failed connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a URL points: what the operator's list is compared with."""
+
+    host: str
+    port: int
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the operator listed exactly this host and port."""
+        return f"{self.host}:{self.port}" in settings.EGRESS_ALLOW
+
+
+def check_url(url: str, *, field: str = "url") -> Target:
+    """Refuse what can never be called: other schemes, credentials in the URL, literal private addresses.
+
+    Raises InvalidInput for the field. Names are judged again, by address, whenever they are connected.
+    """
+    if not isinstance(url, str) or len(url) > 2048 or _BAD_URL.search(url):
+        raise InvalidInput.for_field(field, "This is not a web address: it has spaces, control characters or backslashes.")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = (parts.hostname or "").lower()
+    except ValueError as error:
+        raise InvalidInput.for_field(field, "This is not a web address.") from error
+    if parts.scheme not in ("http", "https") or not url.lower().startswith((f"{parts.scheme}://",)) or not host:
+        raise InvalidInput.for_field(field, "The address must start with http:// or https:// and name a host.")
+    if "@" in parts.netloc:
+        raise InvalidInput.for_field(field, "Leave user and password out of the address; add them as a credential.")
+    target = Target(host, port if port is not None else (443 if parts.scheme == "https" else 80))
+    if target.is_listed:
+        return target
+    if not host.isascii() or "%" in host or target.port not in OPEN_PORTS:
+        raise InvalidInput.for_field(field, REFUSED)
+    if _is_local_name(host) or any(not is_public(address) for address in _literal_addresses(host)):
+        raise InvalidInput.for_field(field, REFUSED)
+    return target
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet; embedded IPv4 addresses count as what they embed."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+        ip = ip.ipv4_mapped
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
+        return False
+    return not any(ip.version == network.version and ip in network for network in _NOT_GLOBAL)
+
+
+def _is_local_name(host: str) -> bool:
+    name = host.rstrip(".")
+    return name in ("localhost", "") or name.endswith((".localhost", ".local", ".internal", ".localdomain"))
+
+
+def _literal_addresses(host: str) -> list[str]:
+    """The address that a host means without any DNS, in every spelling that the system's parser takes."""
+    try:
+        return [str(ipaddress.ip_address(host.strip("[]").partition("%")[0]))]
+    except ValueError:
+        pass
+    try:
+        return [socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))]
+    except OSError:
+        return []
+
+
+def _guarded_socket(addr_info: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, address = addr_info
+    if not _trusted.get() and (not is_public(address[0]) or address[1] not in OPEN_PORTS):
+        raise _Refused(REFUSED)
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setblocking(False)
+    return made
+
+
+class _WholeAnswerResolver(AbstractResolver):
+    """Refuses a name altogether when one of its addresses is private: such a name is an attempt, not a mistake."""
+
+    def __init__(self) -> None:
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """All addresses of the name, or an OSError."""
+        found = await self._inner.resolve(host, port, family)
+        if not _trusted.get() and any(not is_public(result["host"]) for result in found):
+            raise _Refused(REFUSED)
+        return found
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@cache
+def ssl_context() -> ssl.SSLContext:
+    """The process's one TLS context; loading the CA bundle costs more than most calls."""
+    return ssl.create_default_context()
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A pool of connections for the running event loop; whoever makes it closes it."""
+    connector = aiohttp.TCPConnector(
+        limit=POOL_SIZE,
+        limit_per_host=0,
+        ssl=ssl_context(),
+        resolver=_WholeAnswerResolver(),
+        socket_factory=_guarded_socket,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        use_dns_cache=False,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
+        skip_auto_headers=("User-Agent", "Accept"),
+        auto_decompress=True,
+        raise_for_status=False,
+    )
+
+
+_sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+
+def shared_session() -> aiohttp.ClientSession:
+    """The pool of the running event loop, made on first use. `close_shared_session` ends it."""
+    loop = asyncio.get_running_loop()
+    session = _sessions.get(loop)
+    if session is None or session.closed:
+        for old in [known for known in _sessions if known.is_closed()]:
+            del _sessions[old]
+        session = _sessions[loop] = new_session()
+    return session
+
+
+async def close_shared_session() -> None:
+    """Close the running loop's pool, if it has one."""
+    session = _sessions.pop(asyncio.get_running_loop(), None)
+    if session is not None:
+        await session.close()
+
+
+@asynccontextmanager
+async def request(
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    session: aiohttp.ClientSession | None = None,
+    timeout_seconds: float,
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Send one request and yield the answer; redirects are answers, never followed.
+
+    `timeout_seconds` bounds the whole exchange, the reading of the body included.
+    Raises BackendTimeout, BackendDown or BackendError; what the caller raises inside passes through.
+    """
+    target = check_url(url)
+    mark = _trusted.set(target.is_listed)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            async with (session or shared_session()).request(
+                method, url, headers=headers, data=body, allow_redirects=False
+            ) as response:
+                yield response
+    except TimeoutError as error:
+        raise BackendTimeout(f"{target.host} did not answer within {timeout_seconds:g} seconds.") from error
+    except aiohttp.ClientConnectorError as error:
+        raise BackendDown(f"{target.host} cannot be reached.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise BackendError(f"{target.host} broke off its answer.") from error
+    finally:
+        _trusted.reset(mark)
+
+
+async def read_limited(response: aiohttp.ClientResponse, *, limit_bytes: int) -> bytes:
+    """The body; raises TooLarge as soon as it is known to be longer than the limit."""
+    if response.content_length is not None and response.content_length > limit_bytes:
+        raise TooLarge(f"The answer has more than {limit_bytes} bytes.")
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > limit_bytes:
+            response.close()
+            raise TooLarge(f"The answer has more than {limit_bytes} bytes.")
+        parts.append(part)
+    return b"".join(parts)

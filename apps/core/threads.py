@@ -1,0 +1,47 @@
+"""The one way from async code to the ORM: a bounded pool of threads that keep their connections."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from django.conf import settings
+from django.db import close_old_connections
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def pool() -> ThreadPoolExecutor:
+    """The pool, made on first use with `settings.WEB_THREADS` threads."""
+    global _pool  # noqa: PLW0603 - one pool per process
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=settings.WEB_THREADS, thread_name_prefix="gatehouse")
+    return _pool
+
+
+def close_pool() -> None:
+    """Let running work finish and drop the pool; the next use makes a new one."""
+    global _pool  # noqa: PLW0603 - one pool per process
+    if _pool is not None:
+        _pool.shutdown(wait=True)
+        _pool = None
+
+
+async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a plain function that may use the ORM, with the caller's context variables."""
+    context = contextvars.copy_context()
+    call = partial(_with_fresh_connections, partial(function, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(pool(), partial(context.run, call))
+
+
+def _with_fresh_connections(function: Callable[[], T]) -> T:
+    close_old_connections()
+    try:
+        return function()
+    finally:
+        close_old_connections()

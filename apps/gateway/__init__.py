@@ -1,0 +1,1 @@
+"""The guarded road: carries calls from agents to native tools and upstream servers."""

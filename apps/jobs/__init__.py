@@ -1,0 +1,1 @@
+"""What runs later: background work with a visible state."""

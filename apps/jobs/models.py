@@ -1,0 +1,79 @@
+"""Jobs: the database row is the truth about background work; a broker only carries its id."""
+
+from datetime import datetime
+from typing import Any
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from apps.core.models import TenantQuerySet, TenantRecord
+
+
+class State(models.TextChoices):
+    """Where a job stands."""
+
+    PENDING = "pending", "Pending"
+    RUNNING = "running", "Running"
+    COMPLETED = "completed", "Completed"
+    FAILED = "failed", "Failed"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+class JobQuerySet(TenantQuerySet):
+    """Jobs."""
+
+    def open(self) -> "JobQuerySet":
+        """Those that have not ended."""
+        return self.filter(state__in=[State.PENDING, State.RUNNING])
+
+    def stale(self, *, pending_before: datetime, silent_since: datetime) -> "JobQuerySet":
+        """Due but never fetched, or running without a sign of life."""
+        return self.filter(
+            Q(state=State.PENDING, run_after__lt=pending_before) | Q(state=State.RUNNING, heartbeat_at__lt=silent_since)
+        )
+
+
+class Job(TenantRecord):
+    """One piece of background work with its arguments, its state and its result.
+
+    Arguments hold ids and plain values, never secrets.
+    """
+
+    kind = models.CharField(max_length=60, help_text="The name of the task: registry.discover.")
+    subject = models.CharField(max_length=200, blank=True, help_text="What it works on: server:weather.")
+    state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
+    arguments: "models.JSONField[Any, Any]" = models.JSONField(default=dict)
+    progress = models.PositiveSmallIntegerField(default=0, help_text="In per cent.")
+    result: "models.JSONField[Any, Any]" = models.JSONField(null=True, blank=True)
+    error: "models.JSONField[Any, Any]" = models.JSONField(null=True, blank=True, help_text="Code and message.")
+    attempts = models.PositiveSmallIntegerField(default=0)
+    max_attempts = models.PositiveSmallIntegerField(default=4)
+    run_after = models.DateTimeField(default=timezone.now)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    lease = models.UUIDField(null=True, blank=True, help_text="Who runs it now; a late worker finds another here.")
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    actor_kind = models.CharField(max_length=10)
+    actor_id = models.UUIDField(null=True, blank=True)
+    actor_label = models.CharField(max_length=200)
+    request_id = models.CharField(max_length=64, blank=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [
+            models.Index(fields=["organization", "-id"], name="job_org_id"),
+            models.Index(fields=["state", "run_after"], name="job_state_run_after"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(progress__lte=100),
+                name="job_progress_is_per_cent",
+                violation_error_message="Progress is a percentage.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.subject}".strip()

@@ -1,0 +1,1 @@
+"""What must stay hidden: sealed values and their stores."""

@@ -1,0 +1,1 @@
+"""How much: every metered call, allowed or denied."""

@@ -1,0 +1,306 @@
+"""Every environment variable: typed, defaulted, one sentence each, checked before anything starts.
+
+Values come from the environment, then from `.env` beside manage.py. A secret may also come from a file named by the
+same variable with `_FILE` at its end. What must be secret and is not given is made at the first start and kept in the
+data folder, readable by its owner alone; in production it must be given.
+"""
+
+import base64
+import binascii
+import difflib
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from dataclasses import field as dataclass_field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+_SHORTEST_SECRET = 32
+_SEALING_KEY_BYTES = 32
+_OURS = re.compile(r"^(GATEHOUSE_|DATABASE_|REDIS_|BROKER_|UPSTREAM_|BREAKER_|SEALING_|JOURNAL_|SIGNING_|KEY_)")
+_LOOKS_MISSPELT = 0.86
+
+
+class SettingsError(Exception):
+    """A setting is wrong or missing; the message names the variable and the cure."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _integer(value: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", value):
+        raise ValueError("a whole number is needed")
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value) or float(value) <= 0:
+        raise ValueError("a positive number of seconds is needed, such as 30 or 0.5")
+    return float(value)
+
+
+def _flag(value: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.lower() not in words:
+        raise ValueError("1 or 0 is needed")
+    return words[value.lower()]
+
+
+def _list(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _lines(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in re.split(r"[\n;]", value) if part.strip())
+
+
+def _port(value: str) -> int:
+    number = _integer(value)
+    if not 0 < number < 65536:
+        raise ValueError("a port between 1 and 65535 is needed")
+    return number
+
+
+def _choice(*words: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"one of {', '.join(words)} is needed")
+        return value
+
+    return parse
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in schemes or not (parts.hostname or parts.scheme in ("sqlite", "memory")):
+            raise ValueError(f"a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)} is needed")
+        _ = parts.port
+        return value.rstrip("/")
+
+    return parse
+
+
+def _host_ports(value: str) -> tuple[str, ...]:
+    entries = _list(value)
+    for entry in entries:
+        host, _, port = entry.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"host:port is needed, not {entry!r}")
+    return tuple(entry.lower() for entry in entries)
+
+
+def _sealing_keys(value: str) -> dict[int, bytes]:
+    keys: dict[int, bytes] = {}
+    for part in _list(value):
+        number, _, text = part.partition(":")
+        try:
+            key = base64.b64decode(text, validate=True)
+        except binascii.Error as error:
+            raise ValueError("each key is number:base64 of 32 bytes") from error
+        if not number.isdigit() or len(key) != _SEALING_KEY_BYTES:
+            raise ValueError("each key is number:base64 of 32 bytes")
+        keys[int(number)] = key
+    if not keys:
+        raise ValueError("at least one key is needed")
+    return keys
+
+
+def _secret(value: str) -> str:
+    if len(value) < _SHORTEST_SECRET:
+        raise ValueError(f"at least {_SHORTEST_SECRET} characters are needed")
+    return value
+
+
+def _make_secret() -> str:
+    return secrets.token_urlsafe(48)
+
+
+def _make_sealing_key() -> str:
+    return f"1:{base64.b64encode(secrets.token_bytes(_SEALING_KEY_BYTES)).decode()}"
+
+
+def _make_signing_key() -> str:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+def _private_key(value: str) -> str:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        serialization.load_pem_private_key(value.encode(), password=None)
+    except (ValueError, TypeError) as error:
+        raise ValueError("an RSA private key in PEM is needed") from error
+    return value
+
+
+def _variable(
+    name: str, about: str, parse: Callable[[str], Any] = _text, default: str | None = None, *,
+    made_by: Callable[[], str] | None = None,
+) -> Any:  # fmt: skip
+    return dataclass_field(metadata={"name": name, "about": about, "parse": parse, "default": default, "make": made_by})
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """The settings of this installation. A default of None means: unset."""
+
+    data: Path = _variable("GATEHOUSE_DATA", "The folder for the embedded database, files and secrets.", Path, str(BASE_DIR / "data"))
+    host: str = _variable("GATEHOUSE_HOST", "The address that `up` listens on.", _text, "127.0.0.1")
+    port: int = _variable("GATEHOUSE_PORT", "The port that `up` listens on.", _port, "8000")
+    env: str = _variable("GATEHOUSE_ENV", "development, staging or production; the last two refuse unsafe defaults.", _choice("development", "staging", "production"), "development")
+    dev: bool = _variable("GATEHOUSE_DEV", "1 for the development server with reload and full traces.", _flag, "0")
+    public_url: str | None = _variable("GATEHOUSE_PUBLIC_URL", "Where users reach this installation; unset: http://127.0.0.1:PORT.", _url("http", "https"))
+    allowed_hosts: tuple[str, ...] = _variable("GATEHOUSE_ALLOWED_HOSTS", "More host names to answer to, besides that of the public URL.", _list, "")
+    trusted_proxies: int = _variable("GATEHOUSE_TRUSTED_PROXIES", "How many reverse proxies in front may be believed about the caller's address.", _integer, "0")
+    egress_allow: tuple[str, ...] = _variable("GATEHOUSE_EGRESS_ALLOW", "host:port pairs, by commas, that may be called although they are private or on an unusual port.", _host_ports, "")
+    stdio_allow: tuple[str, ...] = _variable("GATEHOUSE_STDIO_ALLOW", "Whole command lines, by semicolons, that stdio servers may run; * may end an argument.", _lines, "")
+    key: str | None = _variable("GATEHOUSE_KEY", "The API key that `mcp stdio` acts with.")
+    log_level: str = _variable("GATEHOUSE_LOG_LEVEL", "debug, info, warning or error.", _choice("debug", "info", "warning", "error"), "info")
+    web_threads: int = _variable("GATEHOUSE_WEB_THREADS", "Threads for synchronous work in a web process; each may hold a database connection.", _integer, "8")
+    max_body_bytes: int = _variable("GATEHOUSE_MAX_BODY_BYTES", "The longest request body that is read, in bytes.", _integer, "4194304")
+    database_url: str | None = _variable("DATABASE_URL", "postgres://user:password@host:port/name; unset: SQLite in the data folder.", _url("postgres", "postgresql", "sqlite"))
+    redis_url: str | None = _variable("REDIS_URL", "redis://host:port/number; unset: an in-process cache.", _url("redis", "rediss"))
+    broker_url: str | None = _variable("BROKER_URL", "amqp://… or redis://…; unset: jobs run inside this process.", _url("amqp", "amqps", "redis", "rediss"))
+    upstream_timeout_seconds: float = _variable("UPSTREAM_TIMEOUT_SECONDS", "How long a call to an upstream may take.", _seconds, "30")
+    breaker_failures: int = _variable("BREAKER_FAILURES", "Failures in a row after which a server is not called any more.", _integer, "5")
+    breaker_open_seconds: float = _variable("BREAKER_OPEN_SECONDS", "How long a failed server is left alone before one call probes it.", _seconds, "10")
+    upstream_max_result_bytes: int = _variable("UPSTREAM_MAX_RESULT_BYTES", "The largest answer of an upstream that is passed on, in bytes.", _integer, "10485760")
+    stdio_max_processes: int = _variable("GATEHOUSE_STDIO_MAX_PROCESSES", "How many stdio children may run at once in this process.", _integer, "20")
+    stdio_idle_seconds: float = _variable("GATEHOUSE_STDIO_IDLE_SECONDS", "After how long without a call a stdio child is stopped.", _seconds, "300")
+    secret_key: str = _variable("GATEHOUSE_SECRET_KEY", "Signs cookies and forms; 32 characters or more.", _secret, made_by=_make_secret)
+    key_pepper: str = _variable("GATEHOUSE_KEY_PEPPER", "Keys the hashes of API keys; 32 characters or more.", _secret, made_by=_make_secret)
+    journal_key: str = _variable("GATEHOUSE_JOURNAL_KEY", "Keys the chain of the journal; 32 characters or more.", _secret, made_by=_make_secret)
+    sealing_keys: dict[int, bytes] = _variable("GATEHOUSE_SEALING_KEYS", "Keys that seal secrets, number:base64 of 32 bytes, by commas; the highest number seals.", _sealing_keys, made_by=_make_sealing_key)
+    signing_key: str = _variable("GATEHOUSE_SIGNING_KEY", "The RSA private key, in PEM, that signs tokens.", _private_key, made_by=_make_signing_key)
+
+    @property
+    def is_production(self) -> bool:
+        """Whether unsafe defaults are refused."""
+        return self.env != "development"
+
+    @property
+    def base_url(self) -> str:
+        """Where users reach this installation."""
+        return self.public_url or f"http://127.0.0.1:{self.port}"
+
+
+SECRET_VARIABLES = frozenset({
+    "GATEHOUSE_SECRET_KEY", "GATEHOUSE_KEY_PEPPER", "GATEHOUSE_JOURNAL_KEY", "GATEHOUSE_SEALING_KEYS",
+    "GATEHOUSE_SIGNING_KEY", "GATEHOUSE_KEY", "DATABASE_URL", "REDIS_URL", "BROKER_URL",
+})  # fmt: skip
+
+
+def variables() -> Iterator[Mapping[str, Any]]:
+    """Name, meaning, parser and default of every variable, in order."""
+    for each in fields(Env):
+        yield {"field": each.name, **each.metadata}
+
+
+@cache
+def env() -> Env:
+    """Read and check everything once; raises SettingsError naming each variable that is wrong."""
+    given: dict[str, str] = {name: value for name, value in dotenv_values(BASE_DIR / ".env").items() if value is not None}
+    given.update(os.environ)
+    return read(given)
+
+
+def read(given: Mapping[str, str]) -> Env:
+    """The settings out of a mapping; raises SettingsError naming each variable that is wrong."""
+    problems = _misspelt(given)
+    values: dict[str, Any] = {}
+    to_make: list[Mapping[str, Any]] = []
+    for variable in variables():
+        name, parse, default = variable["name"], variable["parse"], variable["default"]
+        try:
+            text = _given_text(given, name)
+            if text is None and variable["make"]:
+                to_make.append(variable)
+                continue
+            text = default if text is None else text
+            values[variable["field"]] = None if text is None else parse(text)
+        except (ValueError, OSError) as error:
+            problems.append(f"{name}: {error}. {variable['about']}")
+    if not problems:
+        problems = _unsafe(values, to_make)
+    if problems:
+        raise SettingsError("\n".join(f"  {problem}" for problem in problems))
+    for variable in to_make:
+        values[variable["field"]] = variable["parse"](_kept(values["data"], variable["name"], variable["make"]))
+    return Env(**values)
+
+
+def _given_text(given: Mapping[str, str], name: str) -> str | None:
+    path = given.get(f"{name}_FILE")
+    if path and given.get(name):
+        raise ValueError(f"{name} and {name}_FILE are both set; keep one")
+    if path:
+        return Path(path).read_text(encoding="utf-8").strip()
+    return given.get(name) or None
+
+
+def _misspelt(given: Mapping[str, str]) -> list[str]:
+    """Unknown names that look like ours: a silent typo is a setting that does not hold."""
+    known = [variable["name"] for variable in variables()]
+    accepted = {*known, *(f"{name}_FILE" for name in known)}
+    problems = []
+    for name in sorted(set(given) - accepted):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=_LOOKS_MISSPELT)
+        if name.startswith("GATEHOUSE_") or near:
+            hint = f" Did you mean {near[0]}?" if near else " See docs/settings.md for the names that exist."
+            problems.append(f"{name}: there is no such setting.{hint}")
+    return problems
+
+
+def _unsafe(values: Mapping[str, Any], to_make: list[Mapping[str, Any]]) -> list[str]:
+    """What production mode refuses."""
+    if values["env"] == "development":
+        return []
+    problems = [
+        f"{variable['name']}: must be given in {values['env']}, as itself or as {variable['name']}_FILE. {variable['about']}"
+        for variable in to_make
+    ]
+    if not (values["public_url"] or "").startswith("https://"):
+        problems.append("GATEHOUSE_PUBLIC_URL: must start with https:// outside development.")
+    if "*" in values["allowed_hosts"]:
+        problems.append("GATEHOUSE_ALLOWED_HOSTS: * would answer to any name; list the names.")
+    if values["dev"]:
+        problems.append("GATEHOUSE_DEV: must not be 1 outside development; it shows traces to visitors.")
+    return problems
+
+
+def _kept(data: Path, name: str, make: Callable[[], str]) -> str:
+    """A secret from the data folder, made there when it is missing; two processes starting at once agree on one."""
+    folder = data / "secrets"
+    path = folder / name.lower()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            draft = folder / f".{name.lower()}.{os.getpid()}"
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(make())
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"  GATEHOUSE_DATA: {folder} cannot be used ({error.strerror}). Choose a folder that can be written.") from error

@@ -1,0 +1,256 @@
+"""Django's settings; every value that differs between installations comes from env.py."""
+
+from datetime import timedelta
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from config.env import BASE_DIR, env
+
+ENV = env()
+
+# Who we are ------------------------------------------------------------------------------------------------------
+
+VERSION = "0.1.0"
+SECRET_KEY = ENV.secret_key
+DEBUG = ENV.dev
+PUBLIC_URL = ENV.base_url
+DATA_DIR = ENV.data
+MCP_PATH = "/mcp"
+_LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+ALLOWED_HOSTS = [*dict.fromkeys([urlsplit(PUBLIC_URL).hostname or "", *ENV.allowed_hosts, *_LOCAL_HOSTS])]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+ASGI_APPLICATION = "config.asgi.application"
+APPEND_SLASH = True
+
+INSTALLED_APPS = [
+    *(["daphne"] if ENV.dev else []),
+    "config.apps.ConfigConfig",
+    "unfold",
+    "unfold.contrib.filters",
+    "config.apps.StaffAdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_celery_beat",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "apps.core",
+    "apps.audit",
+    "apps.secrets",
+    "apps.auth",
+    "apps.jobs",
+    "apps.usage",
+    "apps.policies",
+    "apps.registry",
+    "apps.gateway",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.middleware.RequestMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "config.middleware.StaffMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# Where things are kept -------------------------------------------------------------------------------------------
+
+WEB_THREADS = ENV.web_threads
+CONNECTION_SECONDS = 300
+
+
+def _database(url: str | None) -> dict[str, Any]:
+    parts = urlsplit(url or f"sqlite:///{ENV.data / 'gatehouse.sqlite3'}")
+    if parts.scheme == "sqlite":
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": parts.path if url else str(ENV.data / "gatehouse.sqlite3"),
+            "CONN_MAX_AGE": CONNECTION_SECONDS,
+            "OPTIONS": {
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-8000;",
+            },
+            "TEST": {"NAME": str(ENV.data / "test.sqlite3")},
+        }
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.path.lstrip("/"),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.hostname or "",
+        "PORT": str(parts.port or 5432),
+        "CONN_MAX_AGE": CONNECTION_SECONDS,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {"connect_timeout": 5},
+    }
+
+
+DATABASES = {"default": _database(ENV.database_url)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CACHES: dict[str, dict[str, Any]] = {
+    "default": (
+        {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": ENV.redis_url, "KEY_PREFIX": "gatehouse"}
+        if ENV.redis_url
+        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    )
+}
+
+# Who may come in -------------------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+SEALING_KEYS = ENV.sealing_keys
+KEY_PEPPERS = {1: ENV.key_pepper}
+JOURNAL_KEY = ENV.journal_key
+SIGNING_KEY = ENV.signing_key
+ACCESS_TOKEN_LIFETIME = timedelta(minutes=15)
+REFRESH_TOKEN_LIFETIME = timedelta(days=7)
+TOKEN_LEEWAY_SECONDS = 0
+REST_AUDIENCE = f"{PUBLIC_URL}/api"
+MCP_AUDIENCE = f"{PUBLIC_URL}{MCP_PATH}"
+LOGIN_FAILURES = 5
+LOGIN_LOCK_SECONDS = 300
+TRUSTED_PROXIES = ENV.trusted_proxies
+IS_PRODUCTION = ENV.is_production
+
+SESSION_COOKIE_AGE = 7 * 24 * 3600
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+_IS_HTTPS = PUBLIC_URL.startswith("https://")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _IS_HTTPS
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+LOGIN_URL = "admin:login"
+X_FRAME_OPTIONS = "DENY"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_HSTS_SECONDS = 31_536_000 if _IS_HTTPS else 0
+if ENV.trusted_proxies:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# What may go out -------------------------------------------------------------------------------------------------
+
+EGRESS_ALLOW = frozenset(ENV.egress_allow)
+STDIO_ALLOW = ENV.stdio_allow
+STDIO_MAX_PROCESSES = ENV.stdio_max_processes
+STDIO_IDLE_SECONDS = ENV.stdio_idle_seconds
+UPSTREAM_TIMEOUT_SECONDS = ENV.upstream_timeout_seconds
+UPSTREAM_MAX_RESULT_BYTES = ENV.upstream_max_result_bytes
+BREAKER_FAILURES = ENV.breaker_failures
+BREAKER_OPEN_SECONDS = ENV.breaker_open_seconds
+MAX_BODY_BYTES = ENV.max_body_bytes
+DATA_UPLOAD_MAX_MEMORY_SIZE = ENV.max_body_bytes
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000
+
+# What is exchangeable --------------------------------------------------------------------------------------------
+
+BACKENDS: dict[str, dict[str, dict[str, Any]]] = {
+    "secret_store": {"sealed": {"path": "apps.secrets.backends.sealed.SealedStore"}},
+    "upstream": {
+        "streamable_http": {"path": "apps.registry.backends.http.StreamableHttp"},
+        "stdio": {"path": "apps.registry.backends.stdio.Stdio"},
+    },
+}
+MCP_TOOLBOXES = ["config.mcp.toolbox", "apps.gateway.mcp.toolbox"]
+
+# Work in the background ------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = ENV.broker_url or "memory://"
+CELERY_BROKER_TRANSPORT_OPTIONS = {} if ENV.broker_url else {"polling_interval": 0.05}
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_TIMEZONE = "UTC"
+
+# Documents, pages, language --------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["apps.auth.authentication.ActorAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "config.rest.handle_drf_exception",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Gatehouse",
+    "DESCRIPTION": "The self-hosted control plane for what an organisation's AI agents may use.",
+    "VERSION": VERSION,
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "config.rest.join_documents"],
+}
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = ENV.data / "static"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = ENV.dev
+UNFOLD: dict[str, Any] = {"SITE_TITLE": "Gatehouse", "SITE_HEADER": "Gatehouse"}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "apps.core.logs.JsonFormatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": ENV.log_level.upper()},
+    "loggers": {
+        "django.server": {"handlers": ["stderr"], "propagate": False},
+        "django.utils.autoreload": {"level": "WARNING"},
+        "mcp": {"level": "WARNING"},
+        "fastmcp": {"level": "WARNING", "handlers": ["stderr"], "propagate": False},
+        "celery": {"level": "WARNING"},
+        "kombu": {"level": "WARNING"},
+        "aiohttp": {"level": "WARNING"},
+        "asyncio": {"level": "WARNING"},
+        "uvicorn.access": {"level": "WARNING"},
+    },
+}
