@@ -220,7 +220,7 @@ class Plan:
         """What needs no test to be seen; the slowest first, because two run at a time."""
         commands: dict[str, list[str | Path]] = {
             "mypy": [TOOLS / "mypy", "apps", "config", "tests/run.py", "tests/fixtures"],
-            "ruff check": [TOOLS / "ruff", "check", "."],
+            "ruff check": [TOOLS / "ruff", "check", "--output-format=concise", "."],
             "ruff format": [TOOLS / "ruff", "format", "--check", "."],
             "lint-imports": [TOOLS / "lint-imports"],
             "migrations": [PYTHON, "manage.py", "makemigrations", "--check", "--dry-run"],
