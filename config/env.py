@@ -24,6 +24,7 @@ from dotenv import dotenv_values
 BASE_DIR = Path(__file__).resolve().parent.parent
 _SHORTEST_SECRET = 32
 _SEALING_KEY_BYTES = 32
+_PORTS = 65536
 _OURS = re.compile(r"^(GATEHOUSE_|DATABASE_|REDIS_|BROKER_|UPSTREAM_|BREAKER_|SEALING_|JOURNAL_|SIGNING_|KEY_)")
 _LOOKS_MISSPELT = 0.86
 
@@ -65,7 +66,7 @@ def _lines(value: str) -> tuple[str, ...]:
 
 def _port(value: str) -> int:
     number = _integer(value)
-    if not 0 < number < 65536:
+    if not 0 < number < _PORTS:
         raise ValueError("a port between 1 and 65535 is needed")
     return number
 
@@ -94,7 +95,7 @@ def _host_ports(value: str) -> tuple[str, ...]:
     entries = _list(value)
     for entry in entries:
         host, _, port = entry.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or not port.isdigit() or not 0 < int(port) < _PORTS:
             raise ValueError(f"host:port is needed, not {entry!r}")
     return tuple(entry.lower() for entry in entries)
 
@@ -160,34 +161,112 @@ def _variable(
 class Env:
     """The settings of this installation. A default of None means: unset."""
 
-    data: Path = _variable("GATEHOUSE_DATA", "The folder for the embedded database, files and secrets.", Path, str(BASE_DIR / "data"))
+    data: Path = _variable(
+        "GATEHOUSE_DATA", "The folder for the embedded database, files and secrets.", Path, str(BASE_DIR / "data")
+    )
     host: str = _variable("GATEHOUSE_HOST", "The address that `up` listens on.", _text, "127.0.0.1")
     port: int = _variable("GATEHOUSE_PORT", "The port that `up` listens on.", _port, "8000")
-    env: str = _variable("GATEHOUSE_ENV", "development, staging or production; the last two refuse unsafe defaults.", _choice("development", "staging", "production"), "development")
+    env: str = _variable(
+        "GATEHOUSE_ENV",
+        "development, staging or production; the last two refuse unsafe defaults.",
+        _choice("development", "staging", "production"),
+        "development",
+    )
     dev: bool = _variable("GATEHOUSE_DEV", "1 for the development server with reload and full traces.", _flag, "0")
-    public_url: str | None = _variable("GATEHOUSE_PUBLIC_URL", "Where users reach this installation; unset: http://127.0.0.1:PORT.", _url("http", "https"))
-    allowed_hosts: tuple[str, ...] = _variable("GATEHOUSE_ALLOWED_HOSTS", "More host names to answer to, besides that of the public URL.", _list, "")
-    trusted_proxies: int = _variable("GATEHOUSE_TRUSTED_PROXIES", "How many reverse proxies in front may be believed about the caller's address.", _integer, "0")
-    egress_allow: tuple[str, ...] = _variable("GATEHOUSE_EGRESS_ALLOW", "host:port pairs, by commas, that may be called although they are private or on an unusual port.", _host_ports, "")
-    stdio_allow: tuple[str, ...] = _variable("GATEHOUSE_STDIO_ALLOW", "Whole command lines, by semicolons, that stdio servers may run; * may end an argument.", _lines, "")
+    public_url: str | None = _variable(
+        "GATEHOUSE_PUBLIC_URL",
+        "Where users reach this installation; unset: http://127.0.0.1:PORT.",
+        _url("http", "https"),
+    )
+    allowed_hosts: tuple[str, ...] = _variable(
+        "GATEHOUSE_ALLOWED_HOSTS", "More host names to answer to, besides that of the public URL.", _list, ""
+    )
+    trusted_proxies: int = _variable(
+        "GATEHOUSE_TRUSTED_PROXIES",
+        "How many reverse proxies in front may be believed about the caller's address.",
+        _integer,
+        "0",
+    )
+    egress_allow: tuple[str, ...] = _variable(
+        "GATEHOUSE_EGRESS_ALLOW",
+        "host:port pairs, by commas, that may be called although they are private or on an unusual port.",
+        _host_ports,
+        "",
+    )
+    stdio_allow: tuple[str, ...] = _variable(
+        "GATEHOUSE_STDIO_ALLOW",
+        "Whole command lines, by semicolons, that stdio servers may run; * may end an argument.",
+        _lines,
+        "",
+    )
     key: str | None = _variable("GATEHOUSE_KEY", "The API key that `mcp stdio` acts with.")
-    log_level: str = _variable("GATEHOUSE_LOG_LEVEL", "debug, info, warning or error.", _choice("debug", "info", "warning", "error"), "info")
-    web_threads: int = _variable("GATEHOUSE_WEB_THREADS", "Threads for synchronous work in a web process; each may hold a database connection.", _integer, "8")
-    max_body_bytes: int = _variable("GATEHOUSE_MAX_BODY_BYTES", "The longest request body that is read, in bytes.", _integer, "4194304")
-    database_url: str | None = _variable("DATABASE_URL", "postgres://user:password@host:port/name; unset: SQLite in the data folder.", _url("postgres", "postgresql", "sqlite"))
-    redis_url: str | None = _variable("REDIS_URL", "redis://host:port/number; unset: an in-process cache.", _url("redis", "rediss"))
-    broker_url: str | None = _variable("BROKER_URL", "amqp://… or redis://…; unset: jobs run inside this process.", _url("amqp", "amqps", "redis", "rediss"))
-    upstream_timeout_seconds: float = _variable("UPSTREAM_TIMEOUT_SECONDS", "How long a call to an upstream may take.", _seconds, "30")
-    breaker_failures: int = _variable("BREAKER_FAILURES", "Failures in a row after which a server is not called any more.", _integer, "5")
-    breaker_open_seconds: float = _variable("BREAKER_OPEN_SECONDS", "How long a failed server is left alone before one call probes it.", _seconds, "10")
-    upstream_max_result_bytes: int = _variable("UPSTREAM_MAX_RESULT_BYTES", "The largest answer of an upstream that is passed on, in bytes.", _integer, "10485760")
-    stdio_max_processes: int = _variable("GATEHOUSE_STDIO_MAX_PROCESSES", "How many stdio children may run at once in this process.", _integer, "20")
-    stdio_idle_seconds: float = _variable("GATEHOUSE_STDIO_IDLE_SECONDS", "After how long without a call a stdio child is stopped.", _seconds, "300")
-    secret_key: str = _variable("GATEHOUSE_SECRET_KEY", "Signs cookies and forms; 32 characters or more.", _secret, made_by=_make_secret)
-    key_pepper: str = _variable("GATEHOUSE_KEY_PEPPER", "Keys the hashes of API keys; 32 characters or more.", _secret, made_by=_make_secret)
-    journal_key: str = _variable("GATEHOUSE_JOURNAL_KEY", "Keys the chain of the journal; 32 characters or more.", _secret, made_by=_make_secret)
-    sealing_keys: dict[int, bytes] = _variable("GATEHOUSE_SEALING_KEYS", "Keys that seal secrets, number:base64 of 32 bytes, by commas; the highest number seals.", _sealing_keys, made_by=_make_sealing_key)
-    signing_key: str = _variable("GATEHOUSE_SIGNING_KEY", "The RSA private key, in PEM, that signs tokens.", _private_key, made_by=_make_signing_key)
+    log_level: str = _variable(
+        "GATEHOUSE_LOG_LEVEL", "debug, info, warning or error.", _choice("debug", "info", "warning", "error"), "info"
+    )
+    web_threads: int = _variable(
+        "GATEHOUSE_WEB_THREADS",
+        "Threads for synchronous work in a web process; each may hold a database connection.",
+        _integer,
+        "8",
+    )
+    max_body_bytes: int = _variable(
+        "GATEHOUSE_MAX_BODY_BYTES", "The longest request body that is read, in bytes.", _integer, "4194304"
+    )
+    database_url: str | None = _variable(
+        "DATABASE_URL",
+        "postgres://user:password@host:port/name; unset: SQLite in the data folder.",
+        _url("postgres", "postgresql", "sqlite"),
+    )
+    redis_url: str | None = _variable(
+        "REDIS_URL", "redis://host:port/number; unset: an in-process cache.", _url("redis", "rediss")
+    )
+    broker_url: str | None = _variable(
+        "BROKER_URL",
+        "amqp://… or redis://…; unset: jobs run inside this process.",
+        _url("amqp", "amqps", "redis", "rediss"),
+    )
+    upstream_timeout_seconds: float = _variable(
+        "UPSTREAM_TIMEOUT_SECONDS", "How long a call to an upstream may take.", _seconds, "30"
+    )
+    breaker_failures: int = _variable(
+        "BREAKER_FAILURES", "Failures in a row after which a server is not called any more.", _integer, "5"
+    )
+    breaker_open_seconds: float = _variable(
+        "BREAKER_OPEN_SECONDS", "How long a failed server is left alone before one call probes it.", _seconds, "10"
+    )
+    upstream_max_result_bytes: int = _variable(
+        "UPSTREAM_MAX_RESULT_BYTES",
+        "The largest answer of an upstream that is passed on, in bytes.",
+        _integer,
+        "10485760",
+    )
+    stdio_max_processes: int = _variable(
+        "GATEHOUSE_STDIO_MAX_PROCESSES", "How many stdio children may run at once in this process.", _integer, "20"
+    )
+    stdio_idle_seconds: float = _variable(
+        "GATEHOUSE_STDIO_IDLE_SECONDS", "After how long without a call a stdio child is stopped.", _seconds, "300"
+    )
+    secret_key: str = _variable(
+        "GATEHOUSE_SECRET_KEY", "Signs cookies and forms; 32 characters or more.", _secret, made_by=_make_secret
+    )
+    key_pepper: str = _variable(
+        "GATEHOUSE_KEY_PEPPER", "Keys the hashes of API keys; 32 characters or more.", _secret, made_by=_make_secret
+    )
+    journal_key: str = _variable(
+        "GATEHOUSE_JOURNAL_KEY", "Keys the chain of the journal; 32 characters or more.", _secret, made_by=_make_secret
+    )
+    sealing_keys: dict[int, bytes] = _variable(
+        "GATEHOUSE_SEALING_KEYS",
+        "Keys that seal secrets, number:base64 of 32 bytes, by commas; the highest number seals.",
+        _sealing_keys,
+        made_by=_make_sealing_key,
+    )
+    signing_key: str = _variable(
+        "GATEHOUSE_SIGNING_KEY",
+        "The RSA private key, in PEM, that signs tokens.",
+        _private_key,
+        made_by=_make_signing_key,
+    )
 
     @property
     def is_production(self) -> bool:
@@ -215,7 +294,9 @@ def variables() -> Iterator[Mapping[str, Any]]:
 @cache
 def env() -> Env:
     """Read and check everything once; raises SettingsError naming each variable that is wrong."""
-    given: dict[str, str] = {name: value for name, value in dotenv_values(BASE_DIR / ".env").items() if value is not None}
+    given: dict[str, str] = {
+        name: value for name, value in dotenv_values(BASE_DIR / ".env").items() if value is not None
+    }
     given.update(os.environ)
     return read(given)
 
@@ -272,7 +353,7 @@ def _unsafe(values: Mapping[str, Any], to_make: list[Mapping[str, Any]]) -> list
     if values["env"] == "development":
         return []
     problems = [
-        f"{variable['name']}: must be given in {values['env']}, as itself or as {variable['name']}_FILE. {variable['about']}"
+        f"{variable['name']}: must be given in {values['env']}, also as {variable['name']}_FILE. {variable['about']}"
         for variable in to_make
     ]
     if not (values["public_url"] or "").startswith("https://"):
@@ -303,4 +384,6 @@ def _kept(data: Path, name: str, make: Callable[[], str]) -> str:
                 draft.unlink()
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SettingsError(f"  GATEHOUSE_DATA: {folder} cannot be used ({error.strerror}). Choose a folder that can be written.") from error
+        raise SettingsError(
+            f"  GATEHOUSE_DATA: {folder} cannot be used ({error.strerror}). Choose a folder that can be written."
+        ) from error

@@ -1,0 +1,1 @@
+"""Tests by app, and across apps: journeys, house, browser."""

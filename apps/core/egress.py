@@ -27,6 +27,7 @@ from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidI
 OPEN_PORTS = frozenset({80, 443, 8080, 8443})
 CONNECT_SECONDS = 10.0
 POOL_SIZE = 200
+LONGEST_URL = 2048
 KEEPALIVE_SECONDS = 60.0
 _BAD_URL = re.compile(r"[\x00-\x20\x7f\\]|%00", re.ASCII)
 _NOT_GLOBAL = tuple(
@@ -61,8 +62,10 @@ def check_url(url: str, *, field: str = "url") -> Target:
 
     Raises InvalidInput for the field. Names are judged again, by address, whenever they are connected.
     """
-    if not isinstance(url, str) or len(url) > 2048 or _BAD_URL.search(url):
-        raise InvalidInput.for_field(field, "This is not a web address: it has spaces, control characters or backslashes.")
+    if len(url) > LONGEST_URL or _BAD_URL.search(url):
+        raise InvalidInput.for_field(
+            field, "This is not a web address: it has spaces, control characters or backslashes."
+        )
     try:
         parts = urlsplit(url)
         port = parts.port

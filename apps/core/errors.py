@@ -80,6 +80,12 @@ class TooLarge(ServiceError):
     code, status, default = "TOO_LARGE", 413, "The request is larger than this address takes."
 
 
+class UnsupportedMediaType(ServiceError):
+    """A body of a kind that this address does not read; only doors raise it."""
+
+    code, status, default = "UNSUPPORTED_MEDIA_TYPE", 415, "Bodies of this kind are not read here."
+
+
 class RateLimited(ServiceError):
     """Too many in this moment; `details["retry_after"]` gives seconds."""
 

@@ -40,6 +40,16 @@ class Record(models.Model):
         return self
 
 
+class Bucket(models.Model):
+    """How far a rate limit is used up; `limits.py` reads and writes it in one statement."""
+
+    key = models.CharField(max_length=64, primary_key=True, help_text="SHA-256 of what is limited.")
+    due = models.FloatField(help_text="When the next call would be on schedule, in seconds since 1970.")
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class TenantQuerySet(models.QuerySet[Any]):
     """Rows of organisations. Every list of a tenant's rows starts with `for_org`."""
 

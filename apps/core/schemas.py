@@ -70,3 +70,12 @@ class ErrorOut(Out):
     """The one shape of every error."""
 
     error: ErrorBody
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one part of the platform says about itself."""
+
+    name: str
+    ok: bool
+    message: str = ""

@@ -50,7 +50,9 @@ class Toolbox:
         """Register `function(actor, *, …) -> BaseModel`; its docstring is what a model reads when it chooses."""
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
-            made = _native_tool(function, permission=permission, title=title, reads_only=reads_only, destructive=destructive)
+            made = _native_tool(
+                function, permission=permission, title=title, reads_only=reads_only, destructive=destructive
+            )
             self.tools[made.name] = made
             return function
 
@@ -99,5 +101,3 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     schema.pop("title", None)
     schema.pop("description", None)
     return schema
-
-

@@ -1,0 +1,132 @@
+"""The front: gives every request its id, refuses what must not come in, and sends it to its door."""
+
+import os
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from uuid import uuid4
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+import orjson
+from django.conf import settings
+
+from apps.core import logs
+from apps.core.doors import read_json
+from apps.core.errors import Malformed, ServiceError, TooLarge, UnsupportedMediaType, render
+from config import wsgi  # sets Django up before anything of ours is imported
+from config.lifespan import owner, serve_lifespan
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
+_JSON_TYPES = ("", "application/json")
+_FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """The ASGI application."""
+    if scope["type"] == "lifespan":
+        await serve_lifespan(receive, send)
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 4404})
+    else:
+        await _serve_http(scope, receive, send)
+
+
+async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
+    request_id = scope["gatehouse.request_id"] = _request_id(scope)
+    scope["gatehouse.address"] = caller_address(scope)
+    marks = (logs.request_id.set(request_id), logs.current_actor.set(None))
+
+    async def send_with_id(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+        await send(message)
+
+    try:
+        if is_mcp(scope["path"]):
+            from config.mcp import mcp_door
+
+            await owner().ensure_started()
+            await mcp_door(scope, receive, send_with_id)
+        else:
+            await wsgi.answer(scope, await _read_checked(scope, receive), send_with_id)
+    except ServiceError as error:
+        await refuse(error, request_id, send_with_id)
+    finally:
+        logs.request_id.reset(marks[0])
+        logs.current_actor.reset(marks[1])
+
+
+def is_mcp(path: str) -> bool:
+    """Whether the path belongs to the MCP door."""
+    return path == settings.MCP_PATH or path.startswith(settings.MCP_PATH + "/")
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body; raises TooLarge before or as soon as it is longer than MAX_BODY_BYTES."""
+    limit: int = settings.MAX_BODY_BYTES
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if not declared.isdigit() or int(declared) > limit:
+        raise TooLarge(f"The body may have at most {limit} bytes.")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("The body ended too early.")
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise TooLarge(f"The body may have at most {limit} bytes.")
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _read_checked(scope: Scope, receive: Receive) -> bytes:
+    if "\x00" in scope["path"] or "%00" in scope.get("query_string", b"").decode("latin-1"):
+        raise Malformed("An address must not contain NUL.")
+    try:
+        scope.get("query_string", b"").decode("ascii")
+    except UnicodeDecodeError as error:
+        raise Malformed("The query is not percent-encoded.") from error
+    headers = dict(scope["headers"])
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Malformed("Compressed bodies are not read. Send the body as it is.")
+    body = await read_body(scope, receive)
+    kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+    if body and scope["path"].startswith("/api/") and kind not in _FORM_TYPES:
+        if kind not in _JSON_TYPES:
+            raise UnsupportedMediaType(f"{kind[:100]} is not read here. Send application/json.")
+        read_json(body)
+    return body
+
+
+async def refuse(error: ServiceError, request_id: str, send: Send) -> None:
+    """Answer with the error envelope."""
+    body = orjson.dumps(render(error, request_id))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.status == TooLarge.status:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    return given if _REQUEST_ID.match(given) else f"req_{uuid4().hex}"
+
+
+def caller_address(scope: Scope) -> str:
+    """The caller's address: that of the connection, or the one that the last trusted proxy saw."""
+    peer: str = (scope.get("client") or ("", 0))[0]
+    if not settings.TRUSTED_PROXIES:
+        return peer
+    forwarded = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for")
+    chain = [*(part.strip() for part in forwarded.split(",") if part.strip()), peer]
+    return chain[-min(len(chain), settings.TRUSTED_PROXIES + 1)][:45]

@@ -1,0 +1,108 @@
+"""What every Django request passes: its id and address, the pages' security headers, and the actor of the admin."""
+
+from collections.abc import Callable, Iterator
+from uuid import UUID, uuid4
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from apps.core import logs
+from apps.core.actor import Actor
+from apps.core.errors import ServiceError, envelope
+
+ADMIN_PREFIX = "/admin/"
+_STRICT = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self';"
+    " frame-ancestors 'none'"
+)
+# Unfold's Alpine evaluates expressions and sets styles on elements; nothing of this holds outside the admin.
+_ADMIN = f"{_STRICT}; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'"
+_DOCS = f"{_STRICT}; script-src 'self'; style-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
+
+_PLAIN_REFUSALS = {
+    400: ("MALFORMED", "The request could not be read."),
+    404: ("NOT_FOUND", "There is nothing here by that name."),
+    405: ("METHOD_NOT_ALLOWED", "This address does not take this method. The Allow header names those it takes."),
+    415: ("UNSUPPORTED_MEDIA_TYPE", "Bodies of this kind are not read here. Send application/json."),
+}
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+
+class RequestMiddleware:
+    """Gives the request `request_id`, `address` and `actor`, and the answer its security headers."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Serve one request."""
+        request.request_id = request.META.get("gatehouse.request_id") or f"req_{uuid4().hex}"  # type: ignore[attr-defined]
+        request.address = request.META.get("gatehouse.address") or request.META.get("REMOTE_ADDR", "")  # type: ignore[attr-defined]
+        request.actor = None  # type: ignore[attr-defined]
+        logs.request_id.set(request.request_id)  # type: ignore[attr-defined]
+        response = _in_our_shape(request, self.get_response(request))
+        response.headers.setdefault("Content-Security-Policy", _policy(request.path))
+        response.headers.setdefault("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
+        if request.path.startswith(("/api/", ADMIN_PREFIX)):
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+
+def _in_our_shape(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    """The API's refusals that a framework made as plain text (405, say) get the envelope like all others."""
+    is_json = response.headers.get("Content-Type", "").startswith("application/json")
+    if not request.path.startswith("/api/") or response.status_code not in _PLAIN_REFUSALS or is_json:
+        return response
+    code, message = _PLAIN_REFUSALS[response.status_code]
+    shaped = JsonResponse(envelope(code, message, request_id=logs.request_id.get()), status=response.status_code)
+    if "Allow" in response.headers:
+        shaped["Allow"] = response["Allow"]
+    return shaped
+
+
+def _policy(path: str) -> str:
+    if path.startswith(ADMIN_PREFIX):
+        return _ADMIN
+    return _DOCS if path.startswith(("/docs", "/redoc", "/api/docs", "/api/redoc")) else _STRICT
+
+
+class StaffMiddleware:
+    """Gives admin requests their actor: the signed-in user in the organisation that the session chose."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Serve one request."""
+        if request.path.startswith(ADMIN_PREFIX) and request.user.is_authenticated:
+            request.actor = _staff_actor(request)  # type: ignore[attr-defined]
+            logs.current_actor.set(request.actor)  # type: ignore[attr-defined]
+        return self.get_response(request)
+
+
+def _staff_actor(request: HttpRequest) -> Actor | None:
+    from apps.auth import services as auth
+
+    address: str = request.address  # type: ignore[attr-defined]
+    for organization_id in _possible_organizations(request):
+        try:
+            return auth.actor_for_user(request.user, organization_id=organization_id, surface="admin", address=address)
+        except ServiceError:
+            request.session.pop("organization_id", None)
+    return None
+
+
+def _possible_organizations(request: HttpRequest) -> Iterator[UUID | None]:
+    """The one that the session chose, then what the user has: a platform admin all of them, others their first."""
+    from apps.auth import services as auth
+
+    try:
+        chosen = request.session.get("organization_id")
+        if chosen:
+            yield UUID(chosen)
+    except ValueError:
+        request.session.pop("organization_id", None)
+    if request.user.is_superuser:
+        yield None
+    else:
+        yield from (organization.id for organization in auth.organizations_of(request.user))

@@ -1,0 +1,275 @@
+"""The REST door: mounts the routers, finds the actor, renders every error in one shape, joins the OpenAPI documents."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import DatabaseError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from ninja import NinjaAPI
+from ninja.errors import AuthenticationError, HttpError
+from ninja.errors import ValidationError as NinjaValidationError
+from ninja.operation import PathView
+from ninja.security import HttpBearer
+
+from apps.audit import services as audit
+from apps.core import logs
+from apps.core.actor import Actor
+from apps.core.errors import (
+    BackendDown,
+    InvalidInput,
+    Malformed,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    ServiceError,
+    envelope,
+    render,
+)
+
+logger = logging.getLogger(__name__)
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_BY_STATUS = {
+    400: "MALFORMED", 401: "NOT_AUTHENTICATED", 403: "NOT_PERMITTED", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED",
+    413: "TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 429: "RATE_LIMITED",
+}  # fmt: skip
+
+
+# Who asks --------------------------------------------------------------------------------------------------------
+
+
+class BearerActor(HttpBearer):
+    """Finds the actor of a request from its bearer credential; a cookie is never one."""
+
+    def __call__(self, request: HttpRequest) -> Actor:
+        """The actor; raises NotAuthenticated."""
+        scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not credential.strip():
+            raise NotAuthenticated
+        return self.authenticate(request, credential.strip())
+
+    def authenticate(self, request: HttpRequest, token: str) -> Actor:
+        """Remember the actor on the request and for the logs."""
+        return remember_actor(request, token)
+
+
+def remember_actor(request: HttpRequest, credential: str) -> Actor:
+    """The actor of a REST credential, kept on the request; raises NotAuthenticated, Malformed or NotFound."""
+    from apps.auth import services as auth
+
+    address: str = getattr(request, "address", "")
+    actor = auth.actor_from_bearer(
+        credential,
+        surface="rest",
+        audience=settings.REST_AUDIENCE,
+        address=address,
+        organization=request.headers.get("X-Organization") or None,
+    )
+    request.actor = actor  # type: ignore[attr-defined]
+    logs.current_actor.set(actor)
+    return actor
+
+
+# What is mounted -------------------------------------------------------------------------------------------------
+
+
+def build_api() -> NinjaAPI:
+    """The Ninja half of the API, with every router in its place."""
+    from apps.audit.api import router as audit_router
+    from apps.jobs.api import router as jobs_router
+    from apps.registry.api import router as registry_router
+    from apps.usage.api import router as usage_router
+
+    made = NinjaAPI(title="Gatehouse", version=settings.VERSION, auth=BearerActor(), docs_url=None, openapi_url=None)
+    made.add_router("/mcp", registry_router)
+    made.add_router("/jobs", jobs_router)
+    made.add_router("/audit", audit_router)
+    made.add_router("/metrics", usage_router)
+    for kind in (ServiceError, NinjaValidationError, AuthenticationError, HttpError, Http404, DatabaseError, Exception):
+        made.exception_handler(kind)(_handle_ninja)
+    refuse_unknown_queries(made)
+    return made
+
+
+def refuse_unknown_queries(made: NinjaAPI) -> None:
+    """Answer 400 to a query name that an operation does not have: a filter that is ignored shows too much."""
+    for _, router in made._routers:
+        for view in router.path_operations.values():
+            _watch(view)
+
+
+def _watch(view: PathView) -> None:
+    for operation in view.operations:
+        known = {
+            field.alias or name
+            for model in operation.models
+            if getattr(model, "__ninja_param_source__", "") == "query"
+            for name, field in _flat_fields(model)
+        }
+        operation.run = _checked(operation.run, known)  # type: ignore[method-assign]
+
+
+def _flat_fields(model: Any) -> list[tuple[str, Any]]:
+    flat = getattr(model, "__ninja_flatten_map__", None)
+    if flat:
+        return [(name, _Alias(name)) for name in flat]
+    return list(model.model_fields.items())
+
+
+class _Alias:
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
+
+def _checked(run: Callable[..., HttpResponseBase], known: set[str]) -> Callable[..., HttpResponseBase]:
+    def checked(request: HttpRequest, **path: Any) -> HttpResponseBase:
+        unknown = sorted(set(request.GET) - known)
+        if unknown:
+            return error_response(request, Malformed(f"There is no such filter: {', '.join(unknown)[:200]}."))
+        return run(request, **path)
+
+    return checked
+
+
+# How errors look -------------------------------------------------------------------------------------------------
+
+
+_KNOWN: tuple[tuple[type[BaseException], Callable[[], ServiceError]], ...] = (
+    (AuthenticationError, NotAuthenticated),
+    (Http404, NotFound),
+    (PermissionDenied, NotPermitted),
+    (SuspiciousOperation, Malformed),
+    (OperationalError, lambda: BackendDown("The database cannot be reached. Try again in a moment.")),
+)
+
+
+def as_service_error(error: BaseException) -> ServiceError | None:
+    """Our error for one of the frameworks'; None for a bug."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, NinjaValidationError):
+        return _refused_values(error.errors)
+    return next((make() for kind, make in _KNOWN if isinstance(error, kind)), None)
+
+
+def _refused_values(errors: list[dict[str, Any]]) -> ServiceError:
+    """A path that is no id is not found, a query that is no query is malformed, a body's value is invalid."""
+    places = {str(part["loc"][0]) for part in errors if part.get("loc")}
+    if "path" in places:
+        return NotFound()
+    fields: dict[str, list[str]] = {}
+    for part in errors:
+        steps = [str(step) for step in part["loc"][1:]]
+        name = ".".join(steps[1:] or steps) if places & {"body"} else ".".join(steps)
+        fields.setdefault(name or "non_field", []).append(part["msg"])
+    if "query" in places:
+        return Malformed("The query was refused. See details.fields.", details={"fields": fields})
+    return InvalidInput(details={"fields": fields})
+
+
+def error_response(request: HttpRequest, error: ServiceError) -> HttpResponse:
+    """The envelope as an HTTP answer; a refused change is written to the journal."""
+    request_id: str = getattr(request, "request_id", "")
+    actor: Actor | None = getattr(request, "actor", None)
+    if isinstance(error, NotPermitted) and actor and request.method not in _SAFE:
+        audit.record(
+            actor, "request.refused", request.path, outcome="refused",
+            details={"method": request.method, "code": error.code, **error.details},
+        )  # fmt: skip
+    response = JsonResponse(render(error, request_id), status=error.status)
+    if isinstance(error, NotAuthenticated):
+        response["WWW-Authenticate"] = 'Bearer realm="gatehouse"'
+    if "retry_after" in error.details:
+        response["Retry-After"] = str(error.details["retry_after"])
+    return response
+
+
+def internal_error(request: HttpRequest, error: BaseException) -> HttpResponse:
+    """A bug: logged with its trace, shown without."""
+    logger.error("unhandled error at %s", request.path, exc_info=error)
+    body = envelope("INTERNAL", ServiceError.default, request_id=getattr(request, "request_id", ""))
+    return JsonResponse(body, status=500)
+
+
+def _handle_ninja(request: HttpRequest, error: Any) -> HttpResponse:
+    if isinstance(error, HttpError):
+        body = envelope(
+            _BY_STATUS.get(error.status_code, "MALFORMED"), str(error), request_id=getattr(request, "request_id", "")
+        )
+        return JsonResponse(body, status=error.status_code)
+    known = as_service_error(error)
+    return error_response(request, known) if known else internal_error(request, error)
+
+
+def handle_drf_exception(error: Exception, context: dict[str, Any]) -> HttpResponse:
+    """The exception handler of Django REST framework: the same envelope."""
+    from rest_framework import exceptions
+
+    request: HttpRequest = context["request"]._request
+    if isinstance(error, exceptions.ValidationError):
+        return error_response(request, InvalidInput(details={"fields": _drf_fields(error.detail)}))
+    if isinstance(error, exceptions.AuthenticationFailed | exceptions.NotAuthenticated):
+        return error_response(request, NotAuthenticated())
+    if isinstance(error, exceptions.ParseError):
+        return error_response(request, Malformed("The body is not valid JSON."))
+    if isinstance(error, exceptions.APIException):
+        body = envelope(
+            _BY_STATUS.get(error.status_code, "MALFORMED"), str(error.detail),
+            request_id=getattr(request, "request_id", ""),
+        )  # fmt: skip
+        return JsonResponse(body, status=error.status_code)
+    known = as_service_error(error)
+    return error_response(request, known) if known else internal_error(request, error)
+
+
+def _drf_fields(detail: Any, place: str = "") -> dict[str, list[str]]:
+    if isinstance(detail, dict):
+        fields: dict[str, list[str]] = {}
+        for name, part in detail.items():
+            fields.update(_drf_fields(part, f"{place}.{name}".strip(".")))
+        return fields
+    messages = detail if isinstance(detail, list) else [detail]
+    return {place.replace("non_field_errors", "non_field") or "non_field": [str(message) for message in messages]}
+
+
+# One document ----------------------------------------------------------------------------------------------------
+
+
+def join_documents(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Add Ninja's half of the API to the document of the other half (a hook of drf-spectacular)."""
+    from config.urls import api
+
+    other: dict[str, Any] = api.get_openapi_schema(path_prefix="/api/v1/")
+    result.setdefault("paths", {}).update(other.get("paths", {}))
+    components = result.setdefault("components", {})
+    for kind, entries in other.get("components", {}).items():
+        components.setdefault(kind, {}).update(entries)
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "A token or an API key."}
+    }
+    for path in result["paths"].values():
+        for operation in path.values():
+            if isinstance(operation, dict) and operation.get("security"):
+                operation["security"] = [{"bearer": []}]
+    _describe_errors(result)
+    return result
+
+
+def _describe_errors(document: dict[str, Any]) -> None:
+    from apps.core.schemas import ErrorOut
+
+    schemas = document["components"].setdefault("schemas", {})
+    error = ErrorOut.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(error.pop("$defs", {}))
+    schemas["ErrorOut"] = error
+    answer = {
+        "description": "Refused or failed; the code says why.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorOut"}}},
+    }
+    for path in document["paths"].values():
+        for operation in path.values():
+            if isinstance(operation, dict) and "responses" in operation:
+                operation["responses"].setdefault("4XX", answer)
+                operation["responses"].setdefault("5XX", answer)

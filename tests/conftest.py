@@ -1,0 +1,90 @@
+"""A data folder of its own, the people of the stories, and the whole platform on a real port."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_DATA = Path(tempfile.mkdtemp(prefix="gatehouse-tests-"))
+os.environ["GATEHOUSE_DATA"] = str(_DATA)
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+os.environ.setdefault("GATEHOUSE_LOG_LEVEL", "warning")
+for _name in ("GATEHOUSE_KEY", "GATEHOUSE_ENV", "GATEHOUSE_PUBLIC_URL", "REDIS_URL", "BROKER_URL"):
+    os.environ.pop(_name, None)
+
+from tests.people import Person, make_person  # noqa: E402 - the environment comes first
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _flush_passes_the_journals_guard() -> Iterator[None]:
+    """Let a transactional test's flush empty the journal, which the database guards against everybody else."""
+    from django.db import connection
+
+    from apps.audit import services as audit
+
+    original = connection.ops.sql_flush
+
+    def sql_flush(style: object, tables: list[str], **options: object) -> list[str]:
+        statements = original(style, tables, **options)  # type: ignore[arg-type]
+        drop, make = audit.guard_sql(connection.vendor)
+        return [*drop, *statements, *make] if statements else statements
+
+    connection.ops.sql_flush = sql_flush  # type: ignore[method-assign]
+    yield
+    connection.ops.sql_flush = original  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_processes_remember() -> Iterator[None]:
+    """Caches that hold for a second in a process would outlive a test's database."""
+    from django.core.cache import cache
+
+    cache.clear()
+    yield
+
+
+@pytest.fixture
+def alice(db: None) -> Person:
+    """Owner of Acme."""
+    return make_person("alice", "acme", "owner")
+
+
+@pytest.fixture
+def adam(db: None) -> Person:
+    """Admin of Acme."""
+    return make_person("adam", "acme", "admin")
+
+
+@pytest.fixture
+def dora(db: None) -> Person:
+    """Developer of Acme."""
+    return make_person("dora", "acme", "developer")
+
+
+@pytest.fixture
+def victor(db: None) -> Person:
+    """Viewer of Acme."""
+    return make_person("victor", "acme", "viewer")
+
+
+@pytest.fixture
+def bob(db: None) -> Person:
+    """Owner of Globex, another organisation."""
+    return make_person("bob", "globex", "owner")
+
+
+@pytest.fixture
+def root(db: None) -> Person:
+    """Platform admin, member of nothing."""
+    return make_person("root", None, "")
+
+
+@pytest.fixture
+def live(transactional_db: None) -> Iterator["object"]:
+    """The whole application on a real port of this machine."""
+    from tests.live import Live
+
+    with Live() as running:
+        yield running
