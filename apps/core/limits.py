@@ -18,7 +18,6 @@ from apps.core.models import Bucket
 
 MINUTE = 60.0
 _TABLE = Bucket._meta.db_table
-# Times are whole intervals ahead of "now", so that a due time far beyond a period (the clock was set back) starts anew.
 _TAKE = f"""
 INSERT INTO {_TABLE} (key, due) VALUES (%s, %s)
 ON CONFLICT (key) DO UPDATE SET due =
