@@ -1,5 +1,6 @@
 """Organisations, people, memberships, API keys and refresh tokens."""
 
+import unicodedata
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -14,6 +15,11 @@ from apps.core.ids import new_id
 from apps.core.models import Record, TenantQuerySet, TenantRecord
 
 STAFF_ROLES = ("owner", "admin")
+
+
+def plain_email(text: str) -> str:
+    """An e-mail address as we keep and compare it: NFKC, without spaces around, in small letters."""
+    return unicodedata.normalize("NFKC", text).strip().lower()
 
 
 class Plan(models.TextChoices):
@@ -80,11 +86,11 @@ class Organization(Record):
 
 
 class UserManager(BaseUserManager["User"]):
-    """Makes users; e-mail addresses are kept in small letters."""
+    """Makes users; e-mail addresses are kept as `plain_email` writes them."""
 
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
         """A user with a hashed password, or with none that works."""
-        user = self.model(email=email.strip().lower(), **fields)
+        user = self.model(email=plain_email(email), **fields)
         user.set_password(password)
         user.full_clean(exclude=["password"])
         user.save(using=self._db)
@@ -96,16 +102,14 @@ class UserManager(BaseUserManager["User"]):
 
     def get_by_natural_key(self, username: str | None) -> "User":
         """By e-mail address, in any case."""
-        return self.get(email=(username or "").strip().lower())
+        return self.get(email=plain_email(username or ""))
 
 
 class User(AbstractBaseUser, PermissionsMixin):
     """A person. What they may do comes from their memberships; `is_superuser` is a platform admin."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    email = models.EmailField(
-        unique=True, error_messages={"unique": "A user with this e-mail address exists already."}
-    )
+    email = models.EmailField(unique=True, error_messages={"unique": "A user with this e-mail address exists already."})
     name = models.CharField(max_length=100, blank=True)
     is_active = models.BooleanField(default=True)
     token_epoch = models.PositiveIntegerField(
@@ -214,6 +218,22 @@ class ApiKey(TenantRecord):
         return f"gate_{self.lookup}_…"
 
 
+class RefreshTokenQuerySet(models.QuerySet["RefreshToken"]):
+    """Refresh tokens."""
+
+    def of_family(self, family_id: Any) -> "RefreshTokenQuerySet":
+        """All that one login gave, one after the other."""
+        return self.filter(family_id=family_id)
+
+    def alive(self) -> "RefreshTokenQuerySet":
+        """Those whose family has not been ended."""
+        return self.filter(revoked_at=None)
+
+    def end(self) -> int:
+        """Revoke them; says how many were alive."""
+        return self.alive().update(revoked_at=timezone.now())
+
+
 class RefreshToken(Record):
     """One refresh token of a family; a family begins with a login and ends when a spent token comes back."""
 
@@ -225,6 +245,8 @@ class RefreshToken(Record):
     expires_at = models.DateTimeField()
     spent_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+
+    objects = RefreshTokenQuerySet.as_manager()
 
     class Meta:
         ordering = ("-created_at",)
