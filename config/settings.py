@@ -1,6 +1,9 @@
 """Django's settings; every value that differs between installations comes from env.py."""
 
+import shlex
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -165,7 +168,9 @@ if ENV.trusted_proxies:
 # What may go out -------------------------------------------------------------------------------------------------
 
 EGRESS_ALLOW = frozenset(ENV.egress_allow)
-STDIO_ALLOW = ENV.stdio_allow
+# The demo's server, installed with Gatehouse: the one stdio command that is allowed unasked. It tells the time.
+DEMO_COMMAND = [str(Path(sys.executable).parent / "mcp-server-time"), "--local-timezone", "UTC"]
+STDIO_ALLOW = (*ENV.stdio_allow, shlex.join(DEMO_COMMAND))
 STDIO_MAX_PROCESSES = ENV.stdio_max_processes
 STDIO_IDLE_SECONDS = ENV.stdio_idle_seconds
 UPSTREAM_TIMEOUT_SECONDS = ENV.upstream_timeout_seconds

@@ -1,0 +1,124 @@
+"""`manage.py reference`: writes the tables of docs/ that come from the code."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from apps.auth.models import ROLE_GRANTS
+from apps.core import errors
+from apps.core.actor import expand_grants
+from apps.core.loader import load
+from config.env import BASE_DIR, SECRET_VARIABLES, variables
+
+DOCS = BASE_DIR / "docs"
+_DOOR_ERRORS = (
+    ("METHOD_NOT_ALLOWED", 405, "The address does not take this method."),
+    ("UNSUPPORTED_MEDIA_TYPE", 415, "The body is of a type that the address does not read."),
+)
+_AGENT_SEES_HTTP = {"MALFORMED", "NOT_AUTHENTICATED", "TOO_LARGE"}
+
+
+class Command(BaseCommand):
+    """Write the generated tables, or say which are out of date."""
+
+    help = "Write the tables of docs/ that are generated from the code."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Whether to write or to compare."""
+        parser.add_argument("--check", action="store_true", help="Change nothing; fail where a page is out of date.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Write or compare every page."""
+        stale = {page: text for page, text in pages() if page.read_text(encoding="utf-8") != text}
+        if options["check"] and stale:
+            raise CommandError(f"Out of date: {', '.join(page.name for page in stale)}. Run manage.py reference.")
+        for page, text in stale.items():
+            page.write_text(text, encoding="utf-8")
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each page with a generated part, and its text as the code would have it."""
+    for name, table in TABLES.items():
+        page = DOCS / f"{name}.md"
+        yield page, _replaced(page.read_text(encoding="utf-8"), "\n".join(table()))
+
+
+def _replaced(text: str, table: str) -> str:
+    pattern = re.compile(r"(<!-- generated -->\n).*?(<!-- end -->)", re.DOTALL)
+    return pattern.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
+
+
+def _table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    columns = list(heading)
+    yield _row(columns)
+    yield "|" + " --- |" * len(columns)
+    yield from map(_row, rows)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def settings_table() -> Iterator[str]:
+    """Every environment variable with its meaning and default."""
+    rows = [(f"`{each['name']}`", each["about"], _default(each)) for each in variables()]
+    return _table(("Variable", "Meaning", "Default"), rows)
+
+
+def _default(variable: Any) -> str:
+    if variable["make"]:
+        return "made at the first start"
+    default = variable["default"]
+    if not default:
+        return "" if variable["name"] not in SECRET_VARIABLES else "unset"
+    return f"`{default.replace(str(BASE_DIR), '.')}`"
+
+
+def errors_table() -> Iterator[str]:
+    """Every error that a caller may see."""
+    found = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.ServiceError)]
+    ours = {kind.code: (kind.status, inspect.getdoc(kind) or "") for kind in found if kind is not errors.ServiceError}
+    ours |= {code: (status, about) for code, status, about in _DOOR_ERRORS}
+    ours["INTERNAL"] = (errors.ServiceError.status, "A bug of ours: logged with its trace, shown without.")
+    rows = [
+        (f"`{code}`", str(status), about, f"HTTP {status}" if code in _AGENT_SEES_HTTP else "tool error")
+        for code, (status, about) in sorted(ours.items(), key=lambda item: (item[1][0], item[0]))
+    ]
+    return _table(("Code", "HTTP", "Meaning", "An agent on `/mcp` sees"), rows)
+
+
+def permissions_table() -> Iterator[str]:
+    """Every permission, and the roles that hold it."""
+    known = {
+        name: about for config in apps.get_app_configs() for name, about in getattr(config, "permissions", {}).items()
+    }
+    held = {role: expand_grants(patterns, known) for role, patterns in ROLE_GRANTS.items()}
+    rows = [
+        (f"`{name}`", about, *("yes" if name in held[role] else "" for role in held))
+        for name, about in sorted(known.items())
+    ]
+    return _table(("Permission", "Meaning", *(str(role) for role in held)), rows)
+
+
+def tools_table() -> Iterator[str]:
+    """Every native tool, with the permission that it needs."""
+    tools = [tool for path in settings.MCP_TOOLBOXES for tool in load(path).tools.values()]
+    rows = [
+        (f"`{tool.name}`", " ".join(tool.definition["description"].split()), f"`{tool.permission}`")
+        for tool in sorted(tools, key=lambda tool: tool.name)
+    ]
+    return _table(("Tool", "What it tells a model", "Permission"), rows)
+
+
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "settings": settings_table,
+    "errors": errors_table,
+    "permissions": permissions_table,
+    "tools": tools_table,
+}

@@ -1,0 +1,234 @@
+"""`manage.py up`: everything in one process, on embedded defaults."""
+
+import contextlib
+import fcntl
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from config.management.commands.demo import Demo, make_demo
+
+DRAIN_SECONDS = 6
+STOP_SECONDS = 9.0
+READY_SECONDS = 60.0
+MIGRATION_LOCK = 0x6A7E_0005E
+ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
+
+
+class Command(BaseCommand):
+    """Start the platform and serve it until SIGINT or SIGTERM."""
+
+    help = "Start everything in one process: the web server, a worker and the schedule."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """manage.py has handed --host, --port and --data to the settings already."""
+        parser.add_argument("--host", help="The address to listen on (GATEHOUSE_HOST).")
+        parser.add_argument("--port", help="The port to listen on (GATEHOUSE_PORT).")
+        parser.add_argument("--data", type=Path, help="The folder for everything that is kept (GATEHOUSE_DATA).")
+        parser.add_argument("--no-demo", action="store_true", help="Do not make the demo organisation.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Start, say where things are, serve, stop."""
+        os.umask(0o077)
+        signal.signal(signal.SIGTERM, _end)
+        with contextlib.ExitStack() as held:
+            held.enter_context(only_one(settings.DATA_DIR))
+            listener = held.enter_context(listening(settings.ENV.host, settings.ENV.port))
+            migrate()
+            demo = None if options["no_demo"] else make_demo()
+            with contextlib.suppress(KeyboardInterrupt):
+                self.serve(listener, demo)
+
+    def serve(self, listener: socket.socket, demo: Demo | None) -> None:
+        """Run server, worker and beat until a signal comes; nothing of them is left afterwards."""
+        from config.background import Background, ensure_schedules
+
+        ensure_schedules()
+        background = Background()
+        server = web_server(background)
+        background.start()
+        threading.Thread(target=self.announce, args=(demo,), name="announcer", daemon=True).start()
+        try:
+            server.run(sockets=[listener])
+        finally:
+            background.stop(seconds=1.0)
+
+    def announce(self, demo: Demo | None) -> None:
+        """Wait until `/ready` answers 200, then say where everything is."""
+        if not wait_until_ready(settings.ENV.host, settings.ENV.port):
+            self.stderr.write(f"/ready did not answer 200 within {READY_SECONDS:.0f} s. The log says why.")
+            return
+        gc.collect()
+        gc.freeze()
+        self.stdout.write(welcome(demo))
+        self.stdout.flush()
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the data folder: embedded, its caches and sessions live in one process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise CommandError(
+                f"Gatehouse runs on {folder} already, as process {lock.read().strip() or 'unknown'}."
+                " Stop it, or name another folder with --data."
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Take the port first of all: what cannot be reached must not start."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CommandError(
+            f"{host} is no address to listen on ({error.strerror}). Choose another with --host."
+        ) from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError as error:
+            raise CommandError(
+                f"Port {port} of {host} cannot be used: {(error.strerror or str(error)).lower()}."
+                " Stop what uses it, or choose another with --port."
+            ) from error
+        yield listener
+
+
+def migrate() -> None:
+    """Bring the database up to date; of two that start at once, one waits for the other."""
+    with one_migrates():
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            call_command("migrate", interactive=False, verbosity=0)
+
+
+@contextlib.contextmanager
+def one_migrates() -> Iterator[None]:
+    """Hold the right to migrate: a lock of the server on PostgreSQL, of a file beside an embedded database."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+            try:
+                yield
+            finally:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
+        return
+    with (settings.DATA_DIR / "migrate.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def web_server(background: Any) -> Any:
+    """The web server of one process; a signal tells the background to stop while connections drain."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            super().handle_exit(sig, frame)
+            background.ask_to_stop()
+            end_in_time()
+
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        "config.asgi:application", loop="uvloop", http="httptools", ws="websockets-sansio", lifespan="on",
+        log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )  # fmt: skip
+    return Server(config)
+
+
+def end_in_time() -> None:
+    """Whatever still runs some seconds after the signal is cut off: its rows say so, and it is run again."""
+    watchdog = threading.Timer(STOP_SECONDS, os._exit, args=[os.EX_OK])
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def wait_until_ready(host: str, port: int) -> bool:
+    """Whether `/ready` answers 200 in time."""
+    address = f"[{host}]" if ":" in host else host
+    url = f"http://{'127.0.0.1' if host in ANY_ADDRESS else address}:{port}/ready"
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            request = urllib.request.Request(url, headers={"Host": f"127.0.0.1:{port}"})
+            with urllib.request.urlopen(request, timeout=5):  # noqa: S310
+                return True
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+            time.sleep(0.2)
+        except OSError:
+            time.sleep(0.05)
+    return False
+
+
+def welcome(demo: Demo | None) -> str:
+    """Where everything is, and on the first start what is shown once."""
+    url = settings.PUBLIC_URL
+    lines = [
+        "",
+        f"Gatehouse {settings.VERSION} is ready.",
+        "",
+        f"  Control room   {url}/admin/",
+        f"  API documents  {url}/docs",
+        f"  Agents (MCP)   {settings.MCP_AUDIENCE}",
+        "",
+    ]
+    if demo is None:
+        lines += [
+            "An agent needs an API key: make one in the control room, or with the accounts of a new organisation:",
+            "  manage.py provision --org SLUG",
+        ]
+        return "\n".join(lines)
+    return "\n".join([
+        *lines,
+        "Made at this first start and shown only now:",
+        *([f"  Admin account  {demo.admin['email']}  {demo.admin['password']}"] if demo.admin else []),
+        f"  Demo key       {demo.key}",
+        "",
+        "Connect an agent, for instance Claude Code:",
+        f"  claude mcp add --transport http gatehouse {settings.MCP_AUDIENCE}"
+        f' --header "Authorization: Bearer {demo.key}"',
+        "or any client that reads an mcp.json:",
+        f"  {client_snippet(demo.key)}",
+    ])  # fmt: skip
+
+
+def client_snippet(key: str) -> str:
+    """The entry of a client's mcp.json."""
+    server = {"type": "http", "url": settings.MCP_AUDIENCE, "headers": {"Authorization": f"Bearer {key}"}}
+    return json.dumps({"mcpServers": {"gatehouse": server}})
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(os.EX_OK)
