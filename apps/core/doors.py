@@ -5,12 +5,21 @@ import math
 import re
 from typing import Any
 
+from django.http import HttpRequest
+
+from apps.core.actor import Actor
 from apps.core.errors import Malformed
 
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63
 MAX_NUMBER_LENGTH = 400
 _CONTROL = re.compile(r"[\x00\ud800-\udfff]")
+
+
+class ActorRequest(HttpRequest):
+    """A request whose actor has been found: what the views of every router are given."""
+
+    actor: Actor
 
 
 def read_json(body: bytes) -> Any:
