@@ -1,9 +1,11 @@
 """Entries of the journal, and the head of each organisation's chain."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 
 from apps.core.ids import new_id
@@ -18,6 +20,25 @@ class EntryQuerySet(models.QuerySet["Entry"]):
     def for_org(self, organization_id: UUID | None) -> "EntryQuerySet":
         """Only the entries of this organisation; none where no organisation is named."""
         return self.filter(chain_id=organization_id) if organization_id else self.none()
+
+    def matching(
+        self,
+        *,
+        action: str | None = None,
+        actor: str | None = None,
+        outcome: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        subject: str | None = None,
+    ) -> "EntryQuerySet":
+        """Those for which every given condition holds; `server.*` means all actions of that noun."""
+        conditions = {"outcome": outcome, "subject": subject, "at__gte": since, "at__lt": until}
+        entries = self.filter(**{name: value for name, value in conditions.items() if value is not None})
+        if action:
+            entries = entries.filter(Q(action__startswith=action[:-1]) if action.endswith(".*") else Q(action=action))
+        if actor:
+            entries = entries.filter(Q(actor_label=actor) | Q(actor_id=actor))
+        return entries
 
 
 class Entry(models.Model):

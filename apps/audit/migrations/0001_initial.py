@@ -4,6 +4,8 @@ import apps.core.ids
 import django.utils.timezone
 from django.db import migrations, models
 
+from apps.audit.services import drop_guard, make_guard
+
 
 class Migration(migrations.Migration):
 
@@ -47,5 +49,8 @@ class Migration(migrations.Migration):
                 'indexes': [models.Index(fields=['chain_id', '-at'], name='entry_chain_at'), models.Index(fields=['action'], name='entry_action')],
                 'constraints': [models.UniqueConstraint(fields=('chain_id', 'sequence'), name='entry_once_per_sequence')],
             },
+        ),
+        migrations.RunPython(
+            lambda apps, editor: make_guard(editor.connection), lambda apps, editor: drop_guard(editor.connection)
         ),
     ]
