@@ -8,3 +8,4 @@ class JobsConfig(AppConfig):
     label = "jobs"
     verbose_name = "Jobs"
     permissions = {"job.read": "See background jobs and their results.", "job.write": "Cancel and repeat jobs."}
+    schedule = {"jobs.requeue": 15.0}

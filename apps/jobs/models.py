@@ -27,11 +27,17 @@ class JobQuerySet(TenantQuerySet):
         """Those that have not ended."""
         return self.filter(state__in=[State.PENDING, State.RUNNING])
 
-    def stale(self, *, pending_before: datetime, silent_since: datetime) -> "JobQuerySet":
-        """Due but never fetched, or running without a sign of life."""
-        return self.filter(
-            Q(state=State.PENDING, run_after__lt=pending_before) | Q(state=State.RUNNING, heartbeat_at__lt=silent_since)
-        )
+    def waiting(self, *, at: datetime) -> "JobQuerySet":
+        """Those that are due."""
+        return self.filter(state=State.PENDING, run_after__lte=at)
+
+    def unsent(self, *, at: datetime, sent_before: datetime) -> "JobQuerySet":
+        """Due, and no broker was given them, or one was so long ago that it has lost them."""
+        return self.waiting(at=at).filter(Q(sent_at=None) | Q(sent_at__lt=sent_before))
+
+    def silent(self, *, since: datetime) -> "JobQuerySet":
+        """Running without a sign of life: their worker is gone."""
+        return self.filter(state=State.RUNNING, heartbeat_at__lt=since)
 
 
 class Job(TenantRecord):
@@ -43,13 +49,16 @@ class Job(TenantRecord):
     kind = models.CharField(max_length=60, help_text="The name of the task: registry.discover.")
     subject = models.CharField(max_length=200, blank=True, help_text="What it works on: server:weather.")
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
-    arguments: "models.JSONField[Any, Any]" = models.JSONField(default=dict)
+    arguments: "models.JSONField[Any, Any]" = models.JSONField(default=dict, blank=True)
     progress = models.PositiveSmallIntegerField(default=0, help_text="In per cent.")
     result: "models.JSONField[Any, Any]" = models.JSONField(null=True, blank=True)
     error: "models.JSONField[Any, Any]" = models.JSONField(null=True, blank=True, help_text="Code and message.")
     attempts = models.PositiveSmallIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=4)
     run_after = models.DateTimeField(default=timezone.now)
+    sent_at = models.DateTimeField(
+        null=True, blank=True, default=timezone.now, help_text="When a broker was last given it; empty: none has it."
+    )
     heartbeat_at = models.DateTimeField(null=True, blank=True)
     lease = models.UUIDField(null=True, blank=True, help_text="Who runs it now; a late worker finds another here.")
     started_at = models.DateTimeField(null=True, blank=True)

@@ -1,0 +1,103 @@
+"""Putting jobs into the queue, and back into it when a broker or a worker has lost them.
+
+The row is written first and is the truth. A message only says "look at this row"; it may come late, twice or never.
+"""
+
+import json
+import logging
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from apps.core.actor import Actor
+from apps.core.errors import InvalidInput
+from apps.core.logs import request_id
+from apps.jobs.models import Job, State
+
+logger = logging.getLogger(__name__)
+
+RESEND_SECONDS = 60
+"""How long a due job may wait before its message counts as lost."""
+LEASE_SECONDS = 30
+"""How long a running job may be silent before its worker counts as gone."""
+BATCH = 1_000
+
+
+def start(actor: Actor, kind: str, *, subject: str = "", **arguments: Any) -> Job:
+    """Write a job's row and, once it is committed, hand its id to the task of this name.
+
+    Arguments are ids and plain values, never secrets. A broker that is down loses nothing: the row waits.
+    Whoever calls this has asked for the permission that the work needs.
+    """
+    if actor.organization_id is None:
+        raise InvalidInput("Background work belongs to an organisation. Name one.")
+    job = Job(
+        organization_id=actor.organization_id,
+        kind=kind,
+        subject=subject,
+        arguments=json.loads(json.dumps(arguments, default=str)),
+        actor_kind=actor.kind,
+        actor_id=actor.id,
+        actor_label=actor.label,
+        request_id=request_id.get(),
+    ).store()
+    transaction.on_commit(partial(send, job.id, kind), robust=True)
+    return job
+
+
+def send(job_id: UUID, kind: str) -> bool:
+    """Give the broker the id of a job; a broker that does not take it is only logged."""
+    from celery import current_app
+
+    try:
+        current_app.send_task(kind, args=[str(job_id)], retry=False)
+    except Exception:  # each broker raises errors of its own; the row waits for the next round
+        logger.warning("the broker did not take job %s; it is sent again later", job_id, exc_info=True)
+        Job.objects.filter(pk=job_id, state=State.PENDING).update(sent_at=None)
+        return False
+    return True
+
+
+def requeue_stale() -> int:
+    """Put back what a lost worker was running, and send what no broker has; returns how many were sent."""
+    now = timezone.now()
+    _take_back(now)
+    lost_before = now - timedelta(seconds=RESEND_SECONDS)
+    sent = 0
+    for job_id, kind in list(
+        Job.objects.unsent(at=now, sent_before=lost_before).order_by("id").values_list("id", "kind")[:BATCH]
+    ):
+        # Several processes may see the same row; the one whose update counts sends it.
+        mine = Job.objects.unsent(at=now, sent_before=lost_before).filter(pk=job_id).update(sent_at=timezone.now())
+        if mine and not send(job_id, kind):
+            break
+        sent += mine
+    return sent
+
+
+def oldest_waiting_seconds() -> float:
+    """For how long the oldest due job has waited, in all organisations; 0 when none waits."""
+    now = timezone.now()
+    due = Job.objects.waiting(at=now).order_by("run_after").values_list("run_after", flat=True).first()
+    return (now - due).total_seconds() if due else 0.0
+
+
+def _take_back(now: datetime) -> None:
+    """Jobs whose worker is gone wait again at once, or fail when they have been tried often enough."""
+    silent_since = now - timedelta(seconds=LEASE_SECONDS)
+    for job in Job.objects.silent(since=silent_since).order_by("id")[:BATCH]:
+        still = Job.objects.silent(since=silent_since).filter(pk=job.pk, lease=job.lease)
+        if job.attempts < job.max_attempts:
+            found = still.update(state=State.PENDING, lease=None, run_after=now, sent_at=None, updated_at=now)
+        else:
+            error = {
+                "code": "WORKER_LOST",
+                "message": "Its worker died each time. Look at what it does, then repeat it.",
+            }
+            found = still.update(state=State.FAILED, lease=None, error=error, finished_at=now, updated_at=now)
+        if found:
+            logger.warning("job %s lost its worker in attempt %s", job.pk, job.attempts)
