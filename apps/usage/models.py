@@ -43,6 +43,7 @@ class UsageEvent(TenantRecord):
     class Meta:
         ordering = ("-id",)
         indexes = [
+            models.Index(fields=["-at"], name="usage_at"),
             models.Index(fields=["organization", "-id"], name="usage_org_id"),
             models.Index(fields=["organization", "-at"], name="usage_org_at"),
             models.Index(fields=["organization", "status", "-id"], name="usage_org_status"),
