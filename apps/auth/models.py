@@ -3,6 +3,7 @@
 import unicodedata
 from datetime import datetime
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.core.validators import RegexValidator
@@ -11,7 +12,6 @@ from django.db.models import F, Q
 from django.db.models.functions import Lower
 from django.utils import timezone
 
-from apps.core.ids import new_id
 from apps.core.models import Record, TenantQuerySet, TenantRecord
 
 STAFF_ROLES = ("owner", "admin")
@@ -92,9 +92,7 @@ class UserManager(BaseUserManager["User"]):
         """A user with a hashed password, or with none that works."""
         user = self.model(email=plain_email(email), **fields)
         user.set_password(password)
-        user.full_clean(exclude=["password"])
-        user.save(using=self._db)
-        return user
+        return user.store()
 
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
         """A platform admin."""
@@ -105,17 +103,15 @@ class UserManager(BaseUserManager["User"]):
         return self.get(email=plain_email(username or ""))
 
 
-class User(AbstractBaseUser, PermissionsMixin):
+class User(Record, AbstractBaseUser, PermissionsMixin):
     """A person. What they may do comes from their memberships; `is_superuser` is a platform admin."""
 
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     email = models.EmailField(unique=True, error_messages={"unique": "A user with this e-mail address exists already."})
     name = models.CharField(max_length=100, blank=True)
     is_active = models.BooleanField(default=True)
     token_epoch = models.PositiveIntegerField(
         default=1, editable=False, help_text="Raised to end every token of this user: password change, deactivation."
     )
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = UserManager()
 
@@ -145,6 +141,10 @@ class User(AbstractBaseUser, PermissionsMixin):
 
 class MembershipQuerySet(TenantQuerySet):
     """Who belongs where."""
+
+    def of_user(self, user_id: UUID | None) -> "MembershipQuerySet":
+        """Where this person belongs; nowhere for nobody."""
+        return self.filter(user_id=user_id) if user_id else self.none()
 
     def staff(self) -> "MembershipQuerySet":
         """Owners and admins of active organisations."""
@@ -196,7 +196,7 @@ class ApiKey(TenantRecord):
     scopes = models.JSONField(
         default=list,
         blank=True,
-        help_text='Permissions that the key may use out of its owner\'s, such as "tool.*" or "tool.call:time__*". Empty: all.',
+        help_text='What of its owner\'s permissions the key may use, as "tool.*" or "tool.call:time__*". Empty: all.',
     )
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)

@@ -1,0 +1,107 @@
+"""Checking a password, with a lock-out that counts before it looks."""
+
+import hashlib
+import ipaddress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from apps.audit import services as audit
+from apps.auth.models import LoginFailure, User, plain_email
+from apps.core.actor import Actor
+from apps.core.errors import NotAuthenticated, RateLimited
+
+LONGEST_PASSWORD = 1024
+HASHES_AT_ONCE = 2
+HASH_WAIT_SECONDS = 10.0
+_IPV6_NETWORK_BITS = 64
+WRONG = "E-mail address and password do not belong together."
+
+# Argon2 takes 100 MiB for each hash; more than two at a time would let a flood of logins eat the machine's memory.
+_hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
+
+
+def verify_password(*, email: str, password: str, address: str) -> User:
+    """The active user with this e-mail address and password.
+
+    Raises NotAuthenticated, with the same words and after the same work whether the address is unknown, the user
+    switched off or the password wrong; RateLimited once this address has failed too often at this e-mail address.
+    """
+    email = plain_email(email)
+    key = _failure_key(email, address)
+    locked = _count_attempt(key)
+    if locked:
+        raise RateLimited("Too many failed logins. Wait, then try again.", details={"retry_after": locked})
+    user = User.objects.filter(email=email).first()
+    if not _is_right(user, password) or user is None or not user.is_active:
+        _record_failure(email, address, key)
+        raise NotAuthenticated(WRONG)
+    LoginFailure.objects.filter(pk=key).delete()
+    return user
+
+
+def _count_attempt(key: str) -> int:
+    """Count this attempt before it is judged, so that many at once are not many guesses; seconds if locked."""
+    now = timezone.now()
+    lock = timedelta(seconds=settings.LOGIN_LOCK_SECONDS)
+    with transaction.atomic():
+        LoginFailure.objects.get_or_create(pk=key, defaults={"last_failed_at": now})
+        row = LoginFailure.objects.select_for_update().get(pk=key)
+        if row.locked_until and row.locked_until > now:
+            return _seconds_between(now, row.locked_until)
+        failures = 1 if row.locked_until or now - row.last_failed_at > lock else row.failures + 1
+        until = now + lock if failures >= settings.LOGIN_FAILURES else None
+        LoginFailure.objects.filter(pk=key).update(failures=failures, last_failed_at=now, locked_until=until)
+    return 0
+
+
+def _record_failure(email: str, address: str, key: str) -> None:
+    actor = Actor(kind="user", id=None, label=email[:200] or "nobody", surface="rest", address=address)
+    audit.record(actor, "login.failed", outcome="refused")
+    if LoginFailure.objects.filter(pk=key).exclude(locked_until=None).exists():
+        audit.record(actor, "login.locked", outcome="refused", details={"seconds": settings.LOGIN_LOCK_SECONDS})
+
+
+def _is_right(user: User | None, password: str) -> bool:
+    """Whether the password is right; for a user who does not exist, the same work and no."""
+    with _turn_to_hash():
+        if user is None or not user.has_usable_password():
+            User().set_password(password[:LONGEST_PASSWORD])
+            return False
+        return user.check_password(password[:LONGEST_PASSWORD])
+
+
+@contextmanager
+def _turn_to_hash() -> Iterator[None]:
+    if not _hashing.acquire(timeout=HASH_WAIT_SECONDS):
+        raise RateLimited("Too many people are signing in. Try again in a moment.", details={"retry_after": 5})
+    try:
+        yield
+    finally:
+        _hashing.release()
+
+
+def _failure_key(email: str, address: str) -> str:
+    return hashlib.sha256(f"{email}\n{_network(address)}".encode()).hexdigest()
+
+
+def _network(address: str) -> str:
+    """An IPv6 caller has 2⁶⁴ addresses of their own; they count as one."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return (
+        str(ipaddress.ip_network((ip, _IPV6_NETWORK_BITS), strict=False))
+        if isinstance(ip, ipaddress.IPv6Address)
+        else str(ip)
+    )
+
+
+def _seconds_between(now: datetime, until: datetime) -> int:
+    return max(1, round((until - now).total_seconds()))

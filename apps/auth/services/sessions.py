@@ -1,0 +1,154 @@
+"""Login, refresh and logout: families of tokens that end together."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from apps.audit import services as audit
+from apps.auth.models import Organization, RefreshToken, User
+from apps.auth.services import tokens
+from apps.auth.services.memory import forget_actors
+from apps.auth.services.passwords import verify_password
+from apps.auth.services.rights import actor_for_user, organizations_of
+from apps.core.actor import Actor
+from apps.core.errors import InvalidInput, NotAuthenticated, NotFound, ServiceError
+from apps.core.ids import new_id
+
+ENDED = "This session has ended. Sign in again."
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A pair of tokens, with the organisation that they name."""
+
+    access: str
+    refresh: str
+    expires_in: int
+    organization: Organization | None
+    token_type: str = "Bearer"  # noqa: S105 - a word of the protocol
+
+
+def login(
+    *, email: str, password: str, organization: str | None = None, resource: str | None = None, address: str = ""
+) -> Tokens:
+    """Begin a family of tokens for a person who knows their password.
+
+    `organization` is a slug or an id; without one, a member of exactly one organisation acts there. `resource` asks for
+    tokens of the MCP endpoint instead of REST. Raises NotAuthenticated, RateLimited, NotFound, InvalidInput.
+    """
+    audience = _audience(resource)
+    user = verify_password(email=email, password=password, address=address)
+    chosen = _choose(user, organization)
+    actor = actor_for_user(user, organization_id=chosen.id if chosen else None, surface="rest", address=address)
+    with transaction.atomic():
+        User.objects.filter(pk=user.pk).update(last_login=timezone.now())
+        given = _issue(user, actor, chosen, family_id=new_id(), audience=audience)
+        audit.record(actor, "session.opened", f"user:{user.email}")
+    return given
+
+
+def refresh_tokens(*, refresh: str, address: str = "") -> Tokens:
+    """Exchange a refresh token for the next pair, once.
+
+    A spent token that comes back was copied: its whole family ends. That is committed, then NotAuthenticated raised.
+    """
+    claims = tokens.read_refresh_token(refresh)
+    with transaction.atomic():
+        given = _rotate(claims, address)
+    if given is None:
+        raise NotAuthenticated(ENDED)
+    return given
+
+
+def logout(actor: Actor | None, *, refresh: str, address: str = "") -> None:
+    """End the family of a refresh token: its access tokens too, within a second. Who holds the token may end it."""
+    claims = tokens.read_refresh_token(refresh)
+    row = RefreshToken.objects.filter(token_id=claims.jti).select_related("user").first()
+    if row is None or (actor and actor.user_id != row.user_id):
+        raise NotAuthenticated(ENDED)
+    with transaction.atomic():
+        if RefreshToken.objects.of_family(row.family_id).end():
+            audit.record(actor or _plain_actor(row, address), "session.ended", f"user:{row.user.email}")
+        forget_actors()
+
+
+def family_is_alive(family_id: UUID) -> bool:
+    """Whether the tokens of a family are still good."""
+    return RefreshToken.objects.of_family(family_id).alive().exists()
+
+
+def _audience(resource: str | None) -> str:
+    if resource is None:
+        return str(settings.REST_AUDIENCE)
+    if resource != settings.MCP_AUDIENCE:
+        raise InvalidInput.for_field("resource", f"Tokens are given for {settings.MCP_AUDIENCE} only.")
+    return str(settings.MCP_AUDIENCE)
+
+
+def _choose(user: User, named: str | None) -> Organization | None:
+    mine = organizations_of(user)
+    if named is None:
+        return mine[0] if len(mine) == 1 and not user.is_superuser else None
+    chosen = next((each for each in mine if named in (each.slug, str(each.id))), None)
+    if chosen is None:
+        raise NotFound("You belong to no such organisation.")
+    return chosen
+
+
+def _rotate(claims: tokens.Claims, address: str) -> Tokens | None:
+    now = timezone.now()
+    spent = RefreshToken.objects.alive().filter(
+        token_id=claims.jti, user_id=claims.user, spent_at=None, expires_at__gt=now
+    )
+    if not spent.update(spent_at=now):
+        _end_copied_family(claims, address)
+        return None
+    row = RefreshToken.objects.select_related("user", "organization").get(token_id=claims.jti)
+    if row.user.token_epoch != claims.epoch:
+        return None
+    try:
+        actor = actor_for_user(row.user, organization_id=row.organization_id, surface="rest", address=address)
+    except ServiceError:
+        return None
+    return _issue(row.user, actor, row.organization, family_id=row.family_id, audience=row.audience)
+
+
+def _end_copied_family(claims: tokens.Claims, address: str) -> None:
+    row = RefreshToken.objects.select_related("user").filter(token_id=claims.jti).exclude(spent_at=None).first()
+    if row and RefreshToken.objects.of_family(row.family_id).end():
+        forget_actors()
+        audit.record(_plain_actor(row, address), "session.token_reused", f"user:{row.user.email}", outcome="refused")
+
+
+def _issue(user: User, actor: Actor, organization: Organization | None, *, family_id: UUID, audience: str) -> Tokens:
+    shared = {
+        "sub": str(user.id),
+        "user_id": str(user.id),
+        "org": str(organization.id) if organization else None,
+        "roles": [actor.role] if actor.role else [],
+        "permissions": sorted(actor.grants),
+        "sid": str(family_id),
+        "epoch": user.token_epoch,
+    }
+    access = tokens.AccessToken(audience=audience)
+    refresh = tokens.RefreshToken(audience=tokens.refresh_audience())
+    for token in (access, refresh):
+        token.payload.update(shared)
+    RefreshToken(
+        user=user, organization=organization, family_id=family_id, token_id=refresh["jti"], audience=audience,
+        expires_at=datetime.fromtimestamp(refresh["exp"], UTC),
+    ).store()  # fmt: skip
+    seconds = int(tokens.AccessToken.lifetime.total_seconds())
+    return Tokens(str(access), str(refresh), seconds, organization)
+
+
+def _plain_actor(row: RefreshToken, address: str) -> Actor:
+    """The user of a token that opens nothing any more, for the journal."""
+    return Actor(
+        kind="user", id=row.user_id, label=row.user.email, surface="rest", organization_id=row.organization_id,
+        user_id=row.user_id, address=address,
+    )  # fmt: skip
