@@ -1,0 +1,1 @@
+"""The journal: what it writes down, and that nobody can change it unseen."""

@@ -1,0 +1,1 @@
+"""Jobs: the row is the truth, whatever happens to brokers and workers."""

@@ -1,0 +1,1 @@
+"""Usage: every call counted, none of them waiting for it."""
