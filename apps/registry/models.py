@@ -92,7 +92,9 @@ class Server(TenantRecord):
     owner_label = models.CharField(max_length=200, blank=True, help_text="Whom to ask about this server.")
     is_critical = models.BooleanField(default=False, help_text="Its failure makes the platform's health fail.")
     is_enabled = models.BooleanField(default=True)
-    isolate_sessions = models.BooleanField(default=False, help_text="A stdio process for each session, not a shared one.")
+    isolate_sessions = models.BooleanField(
+        default=False, help_text="A stdio process for each session, not a shared one."
+    )
     timeout_seconds = models.FloatField(
         null=True, blank=True, validators=[MinValueValidator(0.1), MaxValueValidator(600)],
         help_text="How long a call may take. Empty: UPSTREAM_TIMEOUT_SECONDS.",
@@ -281,7 +283,9 @@ class Discovery(TenantRecord):
     added: "models.JSONField[Any, Any]" = models.JSONField(default=list)
     changed: "models.JSONField[Any, Any]" = models.JSONField(default=list)
     removed: "models.JSONField[Any, Any]" = models.JSONField(default=list)
-    rejected: "models.JSONField[Any, Any]" = models.JSONField(default=list, help_text="What we refused, with the reason.")
+    rejected: "models.JSONField[Any, Any]" = models.JSONField(
+        default=list, help_text="What we refused, with the reason."
+    )
     total = models.PositiveIntegerField(default=0)
     error = models.CharField(max_length=500, blank=True)
     duration_ms = models.FloatField(default=0)

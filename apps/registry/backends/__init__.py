@@ -1,0 +1,1 @@
+"""How servers are reached: one Protocol, one client for each transport."""

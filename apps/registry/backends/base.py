@@ -1,0 +1,93 @@
+"""What every way to a server has in common: the route to it, and the Protocol of its client."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from apps.core.errors import BackendError
+
+ParamHeaders = tuple[tuple[tuple[str, ...], str], ...]
+"""Which arguments of a tool a 2026-07-28 call repeats in its headers: (path in the arguments, name of the header)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRoute:
+    """All that is needed to reach a server, without the database. Headers and variables may hold secrets."""
+
+    id: UUID
+    organization_id: UUID
+    slug: str
+    name: str
+    transport: str
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    command: tuple[str, ...] = field(default=(), repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_seconds: float = 30.0
+    max_concurrency: int = 16
+    isolate_sessions: bool = False
+    protocol_version: str = ""
+    environment: str = ""
+    tags: tuple[str, ...] = ()
+    param_headers: Mapping[str, ParamHeaders] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a server says about itself. All but the version is empty when a known 2026-07-28 server was not asked."""
+
+    protocol_version: str
+    server_info: dict[str, Any] = field(default_factory=dict)
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    instructions: str = ""
+
+
+class UpstreamError(BackendError):
+    """The server answered a request with a JSON-RPC error: it lives, and refuses."""
+
+    def __init__(self, rpc_code: int, message: str, data: Any = None) -> None:
+        super().__init__(message, details={"rpc_code": rpc_code})
+        self.rpc_code = rpc_code
+        self.data = data
+
+
+class HttpRefusal(BackendError):
+    """The server answered with an HTTP status that carries no JSON-RPC message."""
+
+    def __init__(self, http_status: int, message: str) -> None:
+        super().__init__(message, details={"http_status": http_status})
+        self.http_status = http_status
+
+
+class Upstream(Protocol):
+    """A client of one server. It belongs to the event loop that opened it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can be made: opened, not closed, its process (if it has one) alive."""
+
+    @property
+    def protocol_version(self) -> str:
+        """The revision that is spoken; empty before `open`."""
+
+    async def open(self) -> Hello:
+        """Connect and agree on a revision. Costs no request where the route knows that the server speaks 2026-07-28.
+
+        Raises BackendDown, BackendTimeout or BackendError.
+        """
+
+    async def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_seconds: float
+    ) -> dict[str, Any]:
+        """Make one request and give its JSON-RPC result.
+
+        Raises UpstreamError for a JSON-RPC error, BackendTimeout when the whole exchange took longer, BackendDown when
+        the server cannot be reached or ended, BackendError for an answer that breaks the protocol or the size limit.
+        """
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
+        """Send a notification; nothing comes back, and a failure to send it is not told."""
+
+    async def aclose(self) -> None:
+        """End the session, or the process and all its descendants. May be called twice."""

@@ -1,0 +1,327 @@
+"""The client of servers that run as a child process and speak over its standard streams.
+
+A child gets an environment of its own, an empty folder of its own, and nothing else of this process; see launcher.py.
+It is ended by closing its input, then by SIGTERM, then by SIGKILL to its group and to what has left the group. Should
+this process die without a word, the kernel kills the child (PR_SET_PDEATHSIG), and the child's own children see the
+end of their streams.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from apps.core.errors import BackendDown, BackendError, BackendTimeout
+from apps.core.logs import redact
+from apps.registry.backends import processes, wire
+from apps.registry.backends.base import Hello, ServerRoute
+
+logger = logging.getLogger(__name__)
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
+PROBE_SECONDS = 10.0
+STOP_SECONDS = 2.0
+LAST_WORDS_SECONDS = 0.2
+CHUNK_BYTES = 262_144
+MAX_UNREAD_BYTES = 8_388_608
+MAX_GARBAGE_LINES = 1000
+KEPT_STDERR_BYTES = 2048
+SHOWN_STDERR_LENGTH = 300
+_ID = re.compile(rb'"id"\s*:\s*(\d{1,15})')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+|\x1b\[[0-9;]*[A-Za-z]")
+
+
+class Stdio:
+    """A client of one server process. Requests share it; answers are told apart by their ids."""
+
+    def __init__(self, route: ServerRoute) -> None:
+        self._route = route
+        self._version = ""
+        self._meta: dict[str, Any] | None = None
+        self._process: Process | None = None
+        self._home = ""
+        self._trouble = ""
+        self._numbers = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._garbage_lines = 0
+        self._stderr = b""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: asyncio.Task[None] | None = None
+        self._is_open = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can be made: the process lives and has not been given up."""
+        return self._is_open and not self._trouble and self._process is not None and self._process.returncode is None
+
+    @property
+    def protocol_version(self) -> str:
+        """The revision that is spoken."""
+        return self._version
+
+    async def open(self) -> Hello:
+        """Start the process and agree on a revision; no request is made where the newest is known to be spoken."""
+        try:
+            hello = await self._start_and_agree(self._route.protocol_version)
+        except BaseException:
+            await self.aclose()
+            raise
+        self._speak(hello.protocol_version)
+        if self._meta is None:
+            await self.notify("notifications/initialized")
+        return hello
+
+    async def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_seconds: float
+    ) -> dict[str, Any]:
+        """Make one request; others may be under way."""
+        number = next(self._numbers)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        body = wire.encode_request(number, method, params, self._meta)
+        self._pending[number] = future
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._write(body)
+                message = await future
+        except TimeoutError as error:
+            self._tell_cancelled(number, method)
+            self._check_reading()
+            raise BackendTimeout(f"{self._route.slug} did not answer within {timeout_seconds:g} seconds.") from error
+        except asyncio.CancelledError:
+            self._tell_cancelled(number, method)
+            raise
+        finally:
+            self._pending.pop(number, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # marks it as seen where the writing failed first
+        return wire.result_of(message)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
+        """Send a notification."""
+        self._write_quietly(wire.encode_notification(method, params))
+
+    async def aclose(self) -> None:
+        """End the process and all its descendants; takes at most about five seconds, and is not cut short."""
+        self._is_open = False
+        if self._process is not None:
+            self._stop_soon()
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+
+    # Start -------------------------------------------------------------------------------------------------------
+
+    async def _start_and_agree(self, known: str) -> Hello:
+        await self._start()
+        if known == wire.MODERN:
+            return Hello(wire.MODERN)
+        try:
+            return await self._agree(known)
+        except BackendDown:
+            if known or not self._trouble:
+                raise
+        # Some servers of the older era end when the first thing they hear is not `initialize`.
+        await self.aclose()
+        self._stopping, self._trouble = None, ""
+        await self._start()
+        return await self._agree(wire.LEGACY)
+
+    async def _start(self) -> None:
+        self._home = tempfile.mkdtemp(prefix="gatehouse-stdio-")
+        environment = {"LANG": "C.UTF-8", **self._route.env, "HOME": self._home, "PATH": SEARCH_PATH}
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self._route.command,
+                stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=self._home, env=environment, start_new_session=True,
+                limit=CHUNK_BYTES,
+            )  # fmt: skip
+        except BaseException as error:
+            processes.end_family(processes.NOBODY, self._home)
+            if isinstance(error, OSError):
+                raise BackendDown(f"The process of {self._route.slug} cannot be started: {error.strerror}.") from error
+            raise
+        processes.remember(self._process.pid, self._home)
+        self._stderr, self._garbage_lines = b"", 0
+        self._is_open = True
+        for work in (self._listen(self._process), self._drain(self._process), self._watch(self._process)):
+            self._in_background(work)
+
+    async def _agree(self, known: str) -> Hello:
+        async def ask(method: str, params: Mapping[str, Any], *, version: str) -> dict[str, Any]:
+            self._speak(version)
+            limit = self._route.timeout_seconds
+            if method == "server/discover":
+                limit = min(PROBE_SECONDS, limit / 2)
+            return await self.request(method, params, timeout_seconds=limit)
+
+        return await wire.agree(ask, known)
+
+    def _speak(self, version: str) -> None:
+        self._version = version
+        self._meta = wire.modern_meta() if version == wire.MODERN else None
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    async def _write(self, body: bytes) -> None:
+        stdin = self._stdin()
+        try:
+            stdin.write(body + b"\n")
+            await stdin.drain()
+        except (ConnectionError, RuntimeError) as error:
+            raise BackendDown(self._ending()) from error
+
+    def _write_quietly(self, body: bytes) -> None:
+        with suppress(BackendError, ConnectionError, RuntimeError):
+            self._stdin().write(body + b"\n")
+
+    def _stdin(self) -> asyncio.StreamWriter:
+        if not self.is_open or self._process is None or self._process.stdin is None:
+            raise BackendDown(self._ending())
+        self._check_reading(MAX_UNREAD_BYTES)
+        if self._trouble:
+            raise BackendDown(self._trouble)
+        return self._process.stdin
+
+    def _check_reading(self, allowed_bytes: int = 0) -> None:
+        """Give up on a process that leaves unread what it was sent: the pipe is full, and more is waiting here."""
+        stdin = self._process.stdin if self._process else None
+        if stdin is not None and stdin.transport.get_write_buffer_size() > allowed_bytes:
+            self._give_up(f"{self._route.slug} does not read what it is sent, and is stopped.")
+
+    def _tell_cancelled(self, number: int, method: str) -> None:
+        if method not in ("initialize", "server/discover"):
+            params = {"requestId": number, "reason": "The caller went away or the time was up."}
+            self._write_quietly(wire.encode_notification("notifications/cancelled", params))
+
+    # Reading -----------------------------------------------------------------------------------------------------
+
+    async def _listen(self, process: Process) -> None:
+        lines = wire.Lines(settings.UPSTREAM_MAX_RESULT_BYTES)
+        while process.stdout is not None and (chunk := await process.stdout.read(CHUNK_BYTES)):
+            for line in lines.feed(chunk):
+                self._hear(line)
+        await self._ends_within(process, LAST_WORDS_SECONDS)
+        self._give_up(self._ending())
+
+    def _hear(self, line: bytes | wire.LongLine) -> None:
+        if isinstance(line, wire.LongLine):
+            self._refuse_long(line)
+            return
+        if not line.strip():
+            return
+        try:
+            message = wire.decode(line)
+        except BackendError:
+            self._count_garbage()
+            return
+        self._garbage_lines = 0
+        if wire.is_request(message):
+            self._write_quietly(wire.encode_reply(message))
+        elif wire.is_response(message):
+            self._answer(message.get("id"), message)
+
+    def _answer(self, number: Any, outcome: dict[str, Any] | BackendError) -> None:
+        """Hand an answer to whoever waits for it; one that nobody waits for came too late or was never asked."""
+        future = self._pending.get(number) if type(number) is int else None
+        if future is None or future.done():
+            return
+        if isinstance(outcome, BackendError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    def _refuse_long(self, line: wire.LongLine) -> None:
+        """Fail the request that the line answers, which its beginning or its end may tell; else all of them."""
+        named = {int(found) for found in _ID.findall(line.ends)} & set(self._pending)
+        limit = settings.UPSTREAM_MAX_RESULT_BYTES
+        for number in named or list(self._pending):
+            self._answer(
+                number, BackendError(f"{self._route.slug} answered with more than {limit} bytes. Ask for less.")
+            )
+
+    def _count_garbage(self) -> None:
+        self._garbage_lines += 1
+        if self._garbage_lines > MAX_GARBAGE_LINES:
+            self._give_up(
+                f"{self._route.slug} wrote {MAX_GARBAGE_LINES} lines to its standard output that are no messages of the"
+                " protocol, and is stopped. Its log belongs on standard error."
+            )
+
+    async def _drain(self, process: Process) -> None:
+        while process.stderr is not None and (chunk := await process.stderr.read(CHUNK_BYTES)):
+            self._stderr = (self._stderr + chunk)[-KEPT_STDERR_BYTES:]
+
+    async def _watch(self, process: Process) -> None:
+        await process.wait()
+        await asyncio.sleep(LAST_WORDS_SECONDS)
+        self._give_up(self._ending())
+
+    # End ---------------------------------------------------------------------------------------------------------
+
+    def _ending(self) -> str:
+        if self._trouble:
+            return self._trouble
+        status = self._process.returncode if self._process else None
+        if status is None:
+            return f"{self._route.slug} is not running, or has closed its output."
+        words = _CONTROL.sub(" ", self._stderr.decode("utf-8", "replace")).strip()[-SHOWN_STDERR_LENGTH:]
+        said = f" It last said: {redact(words)}" if words else ""
+        return f"The process of {self._route.slug} ended with status {status}.{said}"
+
+    def _give_up(self, trouble: str) -> None:
+        """No request can succeed any more: say so to those who wait, and end what is left."""
+        self._trouble = self._trouble or trouble
+        for number in list(self._pending):
+            self._answer(number, BackendDown(self._trouble))
+        self._stop_soon()
+
+    def _stop_soon(self) -> None:
+        if self._stopping is None and self._process is not None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(self._process, self._home))
+
+    async def _stop(self, process: Process, home: str) -> None:
+        if process.stdin is not None:
+            with suppress(OSError, RuntimeError):
+                process.stdin.close()
+        if not await self._ends_within(process, STOP_SECONDS):
+            processes.signal_group(process.pid, signal.SIGTERM)
+            if not await self._ends_within(process, STOP_SECONDS):
+                processes.signal_group(process.pid, signal.SIGKILL)
+        await asyncio.to_thread(processes.end_family, process.pid, home)
+        if not await self._ends_within(process, STOP_SECONDS):
+            logger.error("the process %s of server %s cannot be killed", process.pid, self._route.slug)
+        processes.forget(process.pid)
+        self._process = None
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._close_pipes(process)
+
+    async def _ends_within(self, process: Process, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await process.wait()
+        return process.returncode is not None
+
+    @staticmethod
+    def _close_pipes(process: Process) -> None:
+        """A descendant that escaped may hold the pipes open; the library has no public way to close our ends."""
+        transport = getattr(process, "_transport", None)
+        if transport is not None:
+            transport.close()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,270 @@
+"""The words of the Model Context Protocol that every transport speaks: messages, revisions, headers.
+
+Two eras: up to 2025-11-25 a session begins with `initialize`; 2026-07-28 is stateless, each request names its revision
+in `_meta` (and, over HTTP, in headers), and `server/discover` tells what a server speaks.
+"""
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+from django.conf import settings
+
+from apps.core.errors import BackendError, BackendTimeout
+from apps.registry.backends.base import Hello, HttpRefusal, ParamHeaders, UpstreamError
+
+MODERN = "2026-07-28"
+LEGACY = "2025-11-25"
+LEGACY_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", LEGACY})
+
+METHOD_NOT_FOUND = -32601
+UNSUPPORTED_VERSION = -32022
+
+META = "io.modelcontextprotocol/"
+NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+MESSAGE_LENGTH = 1000
+_SENTINEL = re.compile(r"=\?base64\?.*\?=\Z", re.ASCII | re.DOTALL)
+_PLAIN = re.compile(r"[\x20-\x7e]*\Z", re.ASCII)
+_CREDENTIALS_REFUSED = (401, 403)
+_NOT_ABOUT_THE_ERA = frozenset({*_CREDENTIALS_REFUSED, 429, 502, 503, 504})
+
+
+class Ask(Protocol):
+    """Sends one request in the manner of a revision and gives its result."""
+
+    async def __call__(self, method: str, params: Mapping[str, Any], *, version: str) -> dict[str, Any]:
+        """The JSON-RPC result; raises UpstreamError, HttpRefusal, BackendTimeout, BackendDown or BackendError."""
+
+
+# Revisions -------------------------------------------------------------------------------------------------------
+
+
+async def agree(ask: Ask, known: str = "") -> Hello:
+    """Find the revision that both sides speak: the newest first, `initialize` where it is not understood.
+
+    `known` is the revision that was spoken the last time; where it is of the older era, the newest is not tried first.
+    """
+    if known in LEGACY_VERSIONS:
+        try:
+            return await _initialize(ask)
+        except (UpstreamError, HttpRefusal) as refusal:
+            if not _may_speak_the_other_era(refusal):
+                raise
+    try:
+        result = await ask("server/discover", {}, version=MODERN)
+    except (UpstreamError, HttpRefusal, BackendTimeout) as refusal:
+        if not _may_speak_the_other_era(refusal):
+            raise
+        return await _initialize(ask)
+    if MODERN in _texts(result.get("supportedVersions")):
+        return _hello(MODERN, result, _mapping(_mapping(result.get("_meta")).get(META + "serverInfo")))
+    return await _initialize(ask)
+
+
+async def _initialize(ask: Ask) -> Hello:
+    asked = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": client_info()}
+    result = await ask("initialize", asked, version="")
+    version = result.get("protocolVersion")
+    if version not in LEGACY_VERSIONS:
+        raise BackendError(
+            f"The server answers in the protocol revision {str(version)[:40]!r}, which is not known here."
+        )
+    return _hello(version, result, _mapping(result.get("serverInfo")))
+
+
+def _may_speak_the_other_era(refusal: BackendError) -> bool:
+    if isinstance(refusal, HttpRefusal):
+        return refusal.http_status not in _NOT_ABOUT_THE_ERA
+    return True
+
+
+def _hello(version: str, result: Mapping[str, Any], server_info: dict[str, Any]) -> Hello:
+    instructions = result.get("instructions")
+    return Hello(
+        protocol_version=version,
+        server_info=server_info,
+        capabilities=_mapping(result.get("capabilities")),
+        instructions=instructions if isinstance(instructions, str) else "",
+    )
+
+
+def client_info() -> dict[str, str]:
+    """Who we say we are."""
+    return {"name": "gatehouse", "version": settings.VERSION}
+
+
+def modern_meta() -> dict[str, Any]:
+    """What each request of the 2026 era says in its `_meta`; we offer a server nothing to call back for."""
+    return {META + "protocolVersion": MODERN, META + "clientInfo": client_info(), META + "clientCapabilities": {}}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+# Messages --------------------------------------------------------------------------------------------------------
+
+
+def encode_request(number: int, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None) -> bytes:
+    """One request, with the era's `_meta` where there is one; what the caller put into `_meta` stays beside it."""
+    sent = dict(params or {})
+    if meta:
+        sent["_meta"] = {**_mapping(sent.get("_meta")), **meta}
+    return encode({"jsonrpc": "2.0", "id": number, "method": method, "params": sent})
+
+
+def encode_notification(method: str, params: Mapping[str, Any] | None) -> bytes:
+    """One notification."""
+    return encode({"jsonrpc": "2.0", "method": method, **({"params": dict(params)} if params else {})})
+
+
+def encode_reply(request: Mapping[str, Any]) -> bytes:
+    """Our answer to a request of the server: we are there, and have nothing to offer."""
+    reply: dict[str, Any] = {"jsonrpc": "2.0", "id": request.get("id")}
+    if request.get("method") == "ping":
+        reply["result"] = {}
+    else:
+        reply["error"] = {"code": METHOD_NOT_FOUND, "message": "Gatehouse offers no such method to servers."}
+    return encode(reply)
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """JSON in UTF-8."""
+    try:
+        return orjson.dumps(message)
+    except TypeError as error:
+        raise BackendError("The request holds a value that JSON cannot carry to the server.") from error
+
+
+def decode(text: bytes) -> dict[str, Any]:
+    """One JSON-RPC message; raises BackendError for anything else."""
+    try:
+        message = orjson.loads(text)
+    except ValueError as error:
+        raise BackendError("The server's answer is not valid JSON.") from error
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        raise BackendError("The server's answer is not a JSON-RPC message.")
+    return message
+
+
+def is_request(message: Mapping[str, Any]) -> bool:
+    """Whether the server asks something of us."""
+    return "method" in message and "id" in message
+
+
+def is_response(message: Mapping[str, Any]) -> bool:
+    """Whether the message answers a request."""
+    return "method" not in message and ("result" in message or "error" in message)
+
+
+def result_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The result that a response carries; raises UpstreamError for its error, BackendError for neither or both."""
+    if ("result" in message) == ("error" in message):
+        raise BackendError("The server's answer has neither a result nor an error.")
+    if "error" in message:
+        raise _error_of(message["error"])
+    result = message["result"]
+    if not isinstance(result, dict):
+        raise BackendError("The server's result is not a JSON object.")
+    if result.get("resultType", "complete") != "complete":
+        raise BackendError("The server asks for more input before it answers, which Gatehouse does not pass on yet.")
+    return result
+
+
+def _error_of(error: Any) -> BackendError:
+    if not isinstance(error, dict) or type(error.get("code")) is not int:
+        return BackendError("The server answered with an error that is no JSON-RPC error.")
+    return UpstreamError(error["code"], str(error.get("message"))[:MESSAGE_LENGTH], error.get("data"))
+
+
+def check_id(message: Mapping[str, Any], number: int) -> None:
+    """Raise BackendError for a response to something that was not asked here."""
+    answered = message.get("id")
+    if type(answered) is not int or answered != number:
+        raise BackendError("The server answered a question that was not asked.")
+
+
+# Headers of the 2026 era -----------------------------------------------------------------------------------------
+
+
+def encode_header(value: str) -> str:
+    """A header's value: as it is where it survives the journey, else `=?base64?…?=`."""
+    if _PLAIN.match(value) and value == value.strip() and not _SENTINEL.match(value):
+        return value
+    return f"=?base64?{base64.b64encode(value.encode()).decode()}?="
+
+
+def param_headers(declared: ParamHeaders, arguments: Any) -> dict[str, str]:
+    """The `Mcp-Param-*` headers that repeat a call's arguments; absent and null arguments have none."""
+    headers: dict[str, str] = {}
+    for path, name in declared:
+        value = arguments
+        for step in path:
+            value = value.get(step) if isinstance(value, dict) else None
+        if isinstance(value, bool):
+            headers[f"Mcp-Param-{name}"] = "true" if value else "false"
+        elif isinstance(value, str | int | float):
+            headers[f"Mcp-Param-{name}"] = encode_header(str(value))
+    return headers
+
+
+# Lines -----------------------------------------------------------------------------------------------------------
+
+_KEPT_OF_A_LONG_LINE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """What is left of a line that was too long to keep: its beginning and its end."""
+
+    ends: bytes
+
+
+class Lines:
+    """Cuts a stream of bytes into lines and never holds more than the limit of one."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._tail = b""
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the line that has begun is longer than the limit already."""
+        return self._size > self._limit
+
+    def feed(self, chunk: bytes) -> list[bytes | LongLine]:
+        """The lines that this chunk completes, without their ends."""
+        *ended, rest = chunk.split(b"\n")
+        lines: list[bytes | LongLine] = []
+        for piece in ended:
+            self._add(piece)
+            lines.append(self._take())
+        self._add(rest)
+        return lines
+
+    def _add(self, piece: bytes) -> None:
+        was_too_long = self.is_too_long
+        self._size += len(piece)
+        if not self.is_too_long:
+            self._parts.append(piece)
+            return
+        if not was_too_long:
+            whole = b"".join([*self._parts, piece])
+            self._parts, piece = [whole[:_KEPT_OF_A_LONG_LINE]], whole
+        self._tail = (self._tail + piece)[-_KEPT_OF_A_LONG_LINE:]
+
+    def _take(self) -> bytes | LongLine:
+        line: bytes | LongLine = b"".join(self._parts).removesuffix(b"\r")
+        if self.is_too_long:
+            line = LongLine(self._parts[0] + b"\n" + self._tail)
+        self._parts, self._size, self._tail = [], 0, b""
+        return line
