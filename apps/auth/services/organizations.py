@@ -100,6 +100,26 @@ def invite_member(
         return _join(actor, organization, user or make_user(actor, email=email, password=password, name=name), role)
 
 
+def let_in(
+    actor: Actor,
+    *,
+    organization_id: UUID,
+    email: str | None,
+    user_id: UUID | None,
+    role: str,
+    name: str,
+    password: str | None,
+) -> Membership:
+    """Add a member by e-mail address or by id, whichever is given."""
+    if (email is None) == (user_id is None):
+        raise InvalidInput.for_field("email", "Give either an e-mail address or a user's id.")
+    if user_id:
+        return add_member(actor, organization_id=organization_id, user_id=user_id, role=role)
+    return invite_member(
+        actor, organization_id=organization_id, email=email or "", role=role, name=name, password=password
+    )
+
+
 def change_role(actor: Actor, *, organization_id: UUID, membership_id: UUID, role: str) -> Membership:
     """Give a member another role. Their tokens in the organisation end, because they name the old one."""
     with transaction.atomic():

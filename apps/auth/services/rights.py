@@ -1,6 +1,7 @@
 """Who an actor is and what it may do, from roles and memberships."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from uuid import UUID
 
@@ -152,3 +153,37 @@ def actor_for_job(kind: str, actor_id: UUID | None, organization_id: UUID | None
         if key:
             return key_actor(key, surface="job")
     raise NotAuthenticated("Whoever started this is not known any more.")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An organisation where somebody may act, and as what."""
+
+    id: UUID
+    slug: str
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """What a caller is told about themselves."""
+
+    user: User
+    key: ApiKey | None
+    organization: Place | None
+    role: str
+    permissions: list[str]
+    is_platform_admin: bool
+    organizations: list[Place]
+
+
+def describe_me(actor: Actor) -> Me:
+    """Who the actor is, where it acts, what it may do, and where else it could act."""
+    user = User.objects.get(pk=actor.user_id or UUID(int=0))
+    key = ApiKey.objects.for_org(actor.organization_id).filter(pk=actor.key_id).first() if actor.key_id else None
+    roles = dict(user.memberships.values_list("organization_id", "role"))
+    places = [Place(each.id, each.slug, each.name, roles.get(each.id, "")) for each in organizations_of(user)]
+    here = next((place for place in places if place.id == actor.organization_id), None)
+    shown = [here] if key and here else places
+    return Me(user, key, here, actor.role, sorted(actor.grants), actor.is_platform_admin, shown)

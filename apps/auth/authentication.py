@@ -1,0 +1,83 @@
+"""How Django finds who asks: a bearer credential for REST, a password with lock-out for the admin."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.backends import ModelBackend
+from django.http import HttpRequest
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.request import Request
+
+from apps.auth import services
+from apps.auth.models import User
+from apps.core import logs
+from apps.core.actor import Actor
+from apps.core.errors import NotAuthenticated, RateLimited
+
+SCHEME = "bearer"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What REST framework asks of a user; everything else is the actor, in `request.auth`."""
+
+    is_authenticated: bool = True
+
+
+class ActorAuthentication(BaseAuthentication):
+    """Reads `Authorization: Bearer` and nothing else: no cookie, no query."""
+
+    def authenticate(self, request: Request) -> tuple[Any, Actor] | None:
+        """The actor of a key or of a token for REST; None without a credential."""
+        scheme, _, credential = request.headers.get("Authorization", "").strip().partition(" ")
+        if scheme.lower() != SCHEME:
+            return None
+        actor = services.actor_from_bearer(
+            credential.strip(),
+            surface="rest",
+            audience=settings.REST_AUDIENCE,
+            address=address_of(request),
+            organization=request.headers.get("X-Organization") or None,
+        )
+        request._request.actor = actor  # type: ignore[attr-defined]
+        logs.current_actor.set(actor)
+        return Caller(), actor
+
+    def authenticate_header(self, request: Request) -> str:
+        """What a caller without a credential is told."""
+        return 'Bearer realm="gatehouse"'
+
+
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """How the OpenAPI document names it."""
+
+    target_class = ActorAuthentication
+    name = SCHEME
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        """A bearer credential."""
+        return {"type": "http", "scheme": SCHEME}
+
+
+class PasswordBackend(ModelBackend):
+    """Signs in to the admin with the same lock-out as the API."""
+
+    def authenticate(
+        self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **_: Any
+    ) -> User | None:
+        """The user, or None for every refusal."""
+        if not username or not password:
+            return None
+        address = str(getattr(request, "address", "") or (request.META.get("REMOTE_ADDR", "") if request else ""))
+        try:
+            return services.verify_password(email=username, password=password, address=address)
+        except (NotAuthenticated, RateLimited):
+            return None
+
+
+def address_of(request: Request) -> str:
+    """The caller's address, as the front found it behind trusted proxies."""
+    plain = request._request
+    return str(getattr(plain, "address", "") or plain.META.get("REMOTE_ADDR", ""))

@@ -1,0 +1,193 @@
+"""Shapes of people, organisations, keys and tokens."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field, StringConstraints
+
+from apps.auth.models import Plan, Role
+from apps.core.schemas import In, Out, PageOut
+
+# Spaces around a password belong to it.
+Password = Annotated[str, StringConstraints(strip_whitespace=False, min_length=1, max_length=1024)]
+Email = Annotated[str, Field(min_length=3, max_length=254, examples=["alice@acme.example"])]
+Name = Annotated[str, Field(max_length=100)]
+TokenText = Annotated[str, Field(min_length=1, max_length=8192)]
+
+
+class LoginIn(In):
+    """Who signs in, and where."""
+
+    email: Email
+    password: Password
+    organization: str | None = Field(None, max_length=50, description="Slug or id; needed by members of several.")
+    resource: str | None = Field(None, max_length=300, description="The MCP endpoint, to get tokens for it, not REST.")
+
+
+class RefreshIn(In):
+    """A refresh token."""
+
+    refresh: TokenText
+
+
+class OrganizationRef(Out):
+    """An organisation in short."""
+
+    id: UUID
+    slug: str
+    name: str
+
+
+class UserRef(Out):
+    """A person in short."""
+
+    id: UUID
+    email: str
+    name: str
+
+
+class KeyRef(Out):
+    """A key in short."""
+
+    id: UUID
+    name: str
+
+
+class TokensOut(Out):
+    """An access token for minutes, and a refresh token that is exchanged once for the next pair."""
+
+    access: str
+    refresh: str
+    token_type: str
+    expires_in: int = Field(description="Seconds until the access token ends.")
+    organization: OrganizationRef | None
+
+
+class PlaceOut(OrganizationRef):
+    """An organisation where the caller may act, and as what."""
+
+    role: str
+
+
+class MeOut(Out):
+    """Who the credential is, where, and what it may do."""
+
+    user: UserRef
+    key: KeyRef | None
+    organization: OrganizationRef | None
+    role: str
+    permissions: list[str]
+    is_platform_admin: bool
+    organizations: list[PlaceOut]
+
+
+class KeyIn(In):
+    """A new key."""
+
+    name: str = Field(min_length=1, max_length=100)
+    scopes: list[str] = Field(
+        default_factory=list,
+        max_length=100,
+        examples=[["tool.*"]],
+        description="What the key may do; empty: all you may.",
+    )
+    expires_at: AwareDatetime | None = None
+
+
+class KeyOut(Out):
+    """A key without its secret."""
+
+    id: UUID
+    name: str
+    prefix: str
+    scopes: list[str]
+    user: UserRef
+    expires_at: AwareDatetime | None
+    revoked_at: AwareDatetime | None
+    last_used_at: AwareDatetime | None
+    created_at: AwareDatetime
+
+
+class NewKeyOut(KeyOut):
+    """A key with its text, which is shown this once."""
+
+    key: str
+
+
+class KeyPageOut(PageOut[KeyOut]):
+    """One page of keys."""
+
+
+class OrganizationIn(In):
+    """A new organisation."""
+
+    name: str = Field(min_length=1, max_length=100)
+    slug: str = Field(min_length=1, max_length=50)
+    plan: Plan = Plan.FREE
+
+
+class OrganizationPatch(In):
+    """What to change of an organisation; all but the name is for platform admins."""
+
+    name: str | None = Field(None, min_length=1, max_length=100)
+    slug: str | None = Field(None, min_length=1, max_length=50)
+    plan: Plan | None = None
+    is_active: bool | None = None
+
+
+class OrganizationOut(OrganizationRef):
+    """An organisation."""
+
+    plan: str
+    is_active: bool
+    created_at: AwareDatetime
+
+
+class OrganizationPageOut(PageOut[OrganizationOut]):
+    """One page of organisations."""
+
+
+class MemberIn(In):
+    """Whom to let in: somebody by e-mail address (made if nobody has it), or a known user by id."""
+
+    email: Email | None = None
+    user_id: UUID | None = None
+    role: Role = Role.VIEWER
+    name: Name = Field("", description="Of a new person.")
+    password: Password | None = Field(None, description="Of a new person.")
+
+
+class MemberPatch(In):
+    """The role to give."""
+
+    role: Role
+
+
+class MemberOut(Out):
+    """A person's role in an organisation."""
+
+    id: UUID
+    user: UserRef
+    role: str
+    created_at: AwareDatetime
+
+
+class MemberPageOut(PageOut[MemberOut]):
+    """One page of members."""
+
+
+class UserOut(UserRef):
+    """A person."""
+
+    is_active: bool
+    created_at: AwareDatetime
+
+
+class UserPageOut(PageOut[UserOut]):
+    """One page of people."""
+
+
+class JwkSetOut(Out):
+    """Public keys that verify our tokens (RFC 7517)."""
+
+    keys: list[dict[str, str]]
