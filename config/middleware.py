@@ -93,16 +93,16 @@ def _staff_actor(request: HttpRequest) -> Actor | None:
 
 
 def _possible_organizations(request: HttpRequest) -> Iterator[UUID | None]:
-    """The one that the session chose, then what the user has: a platform admin all of them, others their first."""
+    """The one that the session chose, if the user runs it; then all for a platform admin, the first for others."""
     from apps.auth import services as auth
 
-    try:
-        chosen = request.session.get("organization_id")
-        if chosen:
-            yield UUID(chosen)
-    except ValueError:
-        request.session.pop("organization_id", None)
+    runs = [organization.id for organization in auth.staff_organizations_of(request.user)]
+    chosen = next((each for each in runs if str(each) == request.session.get("organization_id")), None)
+    if chosen:
+        yield chosen
+    elif "organization_id" in request.session:
+        del request.session["organization_id"]
     if request.user.is_superuser:
         yield None
     else:
-        yield from (organization.id for organization in auth.organizations_of(request.user))
+        yield from runs

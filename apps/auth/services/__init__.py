@@ -26,6 +26,7 @@ from apps.auth.services.rights import (
     grants_of_role,
     known_permissions,
     organizations_of,
+    staff_organizations_of,
 )
 from apps.auth.services.sessions import Tokens, login, logout, refresh_tokens
 from apps.auth.services.tokens import published_keys
@@ -67,6 +68,7 @@ __all__ = [
     "remove_member",
     "revoke_key",
     "set_password",
+    "staff_organizations_of",
     "update_organization",
     "verify_password",
 ]

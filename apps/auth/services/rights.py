@@ -72,6 +72,13 @@ def organizations_of(user: User) -> list[Organization]:
     return list(active if user.is_superuser else active.filter(pk__in=user.memberships.values("organization_id")))
 
 
+def staff_organizations_of(user: User) -> list[Organization]:
+    """The active organisations whose control room opens for the user: as owner or admin, or as platform admin."""
+    active = Organization.objects.active()
+    staffed = Membership.objects.staff().filter(user=user).values("organization_id")
+    return list(active if user.is_superuser else active.filter(pk__in=staffed))
+
+
 def actor_for_user(user: User, *, organization_id: UUID | None, surface: Surface, address: str = "") -> Actor:
     """The user in one of their organisations, or in none.
 
