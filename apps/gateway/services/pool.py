@@ -1,0 +1,447 @@
+"""The ways to all servers that this process holds open, with what keeps one of them from harming the others.
+
+Everything here belongs to one event loop: an HTTP pool cannot be shared between loops. A server has one `Way`, with
+its breaker, its limit of calls at the same time and its open links. A link is one opened upstream:
+
+- one for all callers of a server without sessions: a shared stdio process, or HTTP in revision 2026-07-28;
+- else one for each downstream session, closed with it or when idle;
+- else, for callers without sessions before a server with sessions, one for each key, for a short while.
+"""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError, TooLarge
+from apps.core.logs import REDACTED, redact
+from apps.core.threads import in_thread
+from apps.gateway.services.breaker import Breaker
+from apps.registry import services as registry
+
+logger = logging.getLogger(__name__)
+MODERN = "2026-07-28"
+SESSION_IDLE_SECONDS = 300.0
+KEY_IDLE_SECONDS = 60.0
+CLOSE_SECONDS = 10.0
+HEALTHY_LIFE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 60.0
+SHORTEST_SECRET = 8
+LONGEST_MESSAGE = 500
+_SERVER_FAULT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose call it is, as far as it decides which link may carry it."""
+
+    session_id: str | None
+    key: str
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One upstream, opened for the first call and used by all that may share it."""
+
+    place: str
+    idle_seconds: float
+    upstream: "registry.Upstream"
+    is_child: bool
+    organization_id: UUID
+    opening: "asyncio.Task[Any] | None" = None
+    opened_at: float = 0.0
+    in_use: int = 0
+    last_used: float = 0.0
+    is_retired: bool = False
+    closing: "asyncio.Task[None] | None" = None
+
+
+class Way:
+    """All that this process holds about one server."""
+
+    def __init__(self, route: "registry.ServerRoute", revision: int) -> None:
+        self.breaker = Breaker(route.slug, is_outage=is_outage)
+        self.links: dict[str, Link] = {}
+        self.crashes = 0
+        self.start_after = 0.0
+        self.take_route(route, revision)
+
+    def take_route(self, route: "registry.ServerRoute", revision: int) -> None:
+        """Use this route from now on."""
+        self.route = route
+        self.revision = revision
+        self.slots = asyncio.Semaphore(route.max_concurrency)
+
+    def place_of(self, caller: Caller) -> tuple[str, float]:
+        """Which link may carry the caller's calls, and how long it stays without any."""
+        route = self.route
+        is_child = route.transport == "stdio"
+        if not route.isolate_sessions and (is_child or route.protocol_version >= MODERN):
+            return "shared", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
+        if caller.session_id:
+            return f"session:{caller.session_id}", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
+        return f"key:{caller.key}", KEY_IDLE_SECONDS
+
+    def count_crash(self, now: float, lived: float) -> None:
+        """Remember that a child ended by itself; each further one in a row is started after a longer pause."""
+        self.crashes = 1 if lived > HEALTHY_LIFE_SECONDS else self.crashes + 1
+        pause = 0.0 if self.crashes == 1 else min(LONGEST_PAUSE_SECONDS, 2.0 ** (self.crashes - 2))
+        self.start_after = now + pause
+
+
+class Upstreams:
+    """The ways to all servers, for one event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ways: dict[UUID, Way] = {}
+        self._children: set[Link] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reading: dict[UUID, asyncio.Task[Way]] = {}
+
+    async def request(
+        self, server_id: UUID, revision: int, caller: Caller, method: str, params: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], "registry.ServerRoute"]:
+        """Make one request to a server and give its result with the route it took.
+
+        It ends within the route's time limit, whatever the server does. Raises BackendDown, BackendTimeout,
+        BackendError (all naming the server), UpstreamError, or RateLimited when no further child may be started.
+        """
+        way = await self._way(server_id, revision)
+        deadline = self._loop.time() + way.route.timeout_seconds
+        try:
+            way.breaker.check()
+            async with self._slot(way, deadline):
+                with way.breaker.guard():
+                    return await self._send(way, caller, method, params, deadline), way.route
+        except BackendError as error:
+            if way.breaker.is_open:
+                self._retire_idle(way)
+            if error.details.get("server"):
+                raise
+            raise _named(error, way.route) from error
+
+    def close_session(self, session_id: str) -> None:
+        """Close what was opened for a downstream session that has ended; returns at once."""
+        for way in self._ways.values():
+            link = way.links.get(f"session:{session_id}")
+            if link is not None:
+                self._retire(way, link)
+
+    def keep_only(self, organization_id: UUID, server_ids: frozenset[UUID]) -> None:
+        """Close what is open to servers of the organisation that its agents may not use any more."""
+        for server_id, way in list(self._ways.items()):
+            if way.route.organization_id == organization_id and server_id not in server_ids:
+                self._retire_all(way)
+                del self._ways[server_id]
+
+    async def aclose(self) -> None:
+        """Close everything and wait until no process is left."""
+        for way in self._ways.values():
+            self._retire_all(way, even_in_use=True)
+        self._ways.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    @property
+    def children(self) -> int:
+        """How many stdio processes run, or start, or end."""
+        return len(self._children)
+
+    # -- one call
+
+    @asynccontextmanager
+    async def _slot(self, way: Way, deadline: float) -> AsyncIterator[None]:
+        slots = way.slots
+        try:
+            if slots.locked():
+                async with asyncio.timeout_at(deadline):
+                    await slots.acquire()
+            else:
+                await slots.acquire()
+        except TimeoutError as error:
+            raise _Busy(
+                f"The server {way.route.slug} is busy: {way.route.max_concurrency} calls are running."
+                " Try again in a moment.",
+                details={"server": way.route.slug},
+            ) from error
+        try:
+            yield
+        finally:
+            slots.release()
+
+    async def _send(
+        self, way: Way, caller: Caller, method: str, params: Mapping[str, Any], deadline: float
+    ) -> dict[str, Any]:
+        link = self._link(way, caller)
+        link.in_use += 1
+        try:
+            await self._opened(way, link, deadline)
+            left = deadline - self._loop.time()
+            if left <= 0:
+                raise BackendTimeout()
+            return await link.upstream.request(method, params, timeout_seconds=left)
+        except BackendError as error:
+            if _has_ended(link, error):
+                self._retire(way, link, crashed=link.is_child)
+            raise
+        finally:
+            link.in_use -= 1
+            link.last_used = self._loop.time()
+            if link.is_retired:
+                self._close_when_free(link)
+
+    def _link(self, way: Way, caller: Caller) -> Link:
+        place, idle_seconds = way.place_of(caller)
+        link = way.links.get(place)
+        if link is not None and _is_done(link.opening) and not link.upstream.is_open:
+            self._retire(way, link, crashed=link.is_child)
+            link = None
+        return link or self._new_link(way, place, idle_seconds)
+
+    async def _opened(self, way: Way, link: Link, deadline: float) -> None:
+        """Wait until the link is open, with everybody else who needs it."""
+        opening = link.opening
+        if opening is None:
+            return
+        if not opening.done():
+            await asyncio.wait({opening}, timeout=max(0.0, deadline - self._loop.time()))
+        if not opening.done():
+            raise BackendTimeout()
+        error = None if opening.cancelled() else opening.exception()
+        if error is not None or opening.cancelled():
+            raise error if isinstance(error, ServiceError) else BackendDown() from error
+        link.opening = None
+
+    # -- links
+
+    def _new_link(self, way: Way, place: str, idle_seconds: float) -> Link:
+        route, now = way.route, self._loop.time()
+        is_child = route.transport == "stdio"
+        first: asyncio.Task[None] | None = None
+        if is_child:
+            self._check_pause(way, now)
+            first = self._make_room(route)
+        link = Link(place, idle_seconds, registry.connect(route), is_child, route.organization_id, last_used=now)
+        way.links[place] = link
+        if is_child:
+            self._children.add(link)
+        link.opening = self._start(self._open(way, link, first))
+        self._watch_idle(way, link)
+        return link
+
+    async def _open(self, way: Way, link: Link, first: "asyncio.Task[None] | None") -> None:
+        try:
+            if first is not None:
+                await asyncio.wait({first})
+            async with asyncio.timeout(way.route.timeout_seconds):
+                await link.upstream.open()
+            link.opened_at = self._loop.time()
+        except BaseException as error:
+            self._retire(way, link, crashed=link.is_child)
+            if isinstance(error, TimeoutError):
+                raise BackendTimeout() from error
+            raise
+
+    def _check_pause(self, way: Way, now: float) -> None:
+        wait = way.start_after - now
+        if wait > 0:
+            seconds = max(1, round(wait))
+            raise _Paused(
+                f"The process of the server {way.route.slug} ended by itself {way.crashes} times in a row."
+                f" It is started again in {seconds} s; an admin can look at it under Servers.",
+                details={"server": way.route.slug, "retry_after": seconds},
+            )
+
+    def _make_room(self, route: "registry.ServerRoute") -> "asyncio.Task[None] | None":
+        """See that one more child may run; perhaps an idle one ends first. Raises RateLimited when none can."""
+        most: int = settings.STDIO_MAX_PROCESSES
+        own = [link for link in self._children if link.organization_id == route.organization_id]
+        if len(own) < max(1, most // 2) and len(self._children) < most:
+            return None
+        crowd = own if len(own) >= max(1, most // 2) else list(self._children)
+        idle = [link for link in crowd if not link.in_use and not link.is_retired and _is_done(link.opening)]
+        if not idle:
+            raise RateLimited(
+                f"The server {route.slug} cannot be started: all {len(crowd)} processes that may run for stdio servers"
+                " are at work. Try again in a moment, or ask the operator to raise GATEHOUSE_STDIO_MAX_PROCESSES.",
+                details={"retry_after": 1, "server": route.slug},
+            )
+        victim = min(idle, key=lambda link: link.last_used)
+        way = next(way for way in self._ways.values() if victim in way.links.values())
+        self._children.discard(victim)
+        self._retire(way, victim)
+        return victim.closing
+
+    def _watch_idle(self, way: Way, link: Link) -> None:
+        """Close the link once it was idle for long enough; one timer looks when that may be so."""
+        if link.is_retired:
+            return
+        now = self._loop.time()
+        wait = link.idle_seconds if link.in_use else link.last_used + link.idle_seconds - now
+        if wait <= 0:
+            self._retire(way, link)
+            return
+        self._loop.call_later(wait, self._watch_idle, way, link, context=contextvars.Context())
+
+    def _retire(self, way: Way, link: Link, *, crashed: bool = False) -> None:
+        """Give the link to nobody any more, and close it when its last call has ended."""
+        if link.is_retired:
+            return
+        link.is_retired = True
+        if way.links.get(link.place) is link:
+            del way.links[link.place]
+        if crashed:
+            now = self._loop.time()
+            way.count_crash(now, now - link.opened_at if link.opened_at else 0.0)
+        self._close_when_free(link)
+
+    def _retire_idle(self, way: Way) -> None:
+        for link in list(way.links.values()):
+            if not link.in_use:
+                self._retire(way, link)
+
+    def _retire_all(self, way: Way, *, even_in_use: bool = False) -> None:
+        for link in list(way.links.values()):
+            self._retire(way, link)
+            if even_in_use and link.closing is None:
+                link.closing = self._start(self._close(link))
+
+    def _close_when_free(self, link: Link) -> None:
+        if not link.in_use and link.closing is None:
+            link.closing = self._start(self._close(link))
+
+    async def _close(self, link: Link) -> None:
+        try:
+            if link.opening is not None and not link.opening.done():
+                link.opening.cancel()
+                await asyncio.wait({link.opening})
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await link.upstream.aclose()
+        except Exception:
+            logger.exception("An upstream could not be closed.")
+        finally:
+            self._children.discard(link)
+
+    # -- ways
+
+    async def _way(self, server_id: UUID, revision: int) -> Way:
+        """The way to a server as it is at this revision; a changed route drops what was open before."""
+        way = self._ways.get(server_id)
+        if way is not None and way.revision >= revision:
+            return way
+        task = self._reading.get(server_id)
+        if task is None:
+            task = self._reading[server_id] = self._start(self._read_route(server_id, revision))
+            task.add_done_callback(lambda _: self._reading.pop(server_id, None))
+        return await asyncio.shield(task)
+
+    async def _read_route(self, server_id: UUID, revision: int) -> Way:
+        route = await in_thread(registry.server_route, server_id)
+        way = self._ways.get(server_id)
+        if way is None:
+            way = self._ways[server_id] = Way(route, revision)
+        elif way.route == route:
+            way.revision = revision
+        else:
+            self._retire_all(way)
+            way.take_route(route, revision)
+            way.breaker = Breaker(route.slug, is_outage=is_outage)
+        return way
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """A task of nobody's request: with an empty context, and awaited at the end."""
+        task = self._loop.create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has seen it; asyncio need not warn
+
+
+class _Busy(BackendTimeout):
+    """No call slot became free in time."""
+
+
+class _Paused(BackendDown):
+    """A process that ended by itself is not started again yet."""
+
+
+def is_outage(error: BackendError) -> bool | None:
+    """Whether the server as a whole is at fault: it did not answer, or broke off. None: nothing was asked of it."""
+    if isinstance(error, _Busy | _Paused):
+        return None
+    if isinstance(error, registry.UpstreamError) or isinstance(error.__cause__, TooLarge):
+        return False
+    return not isinstance(error, registry.HttpRefusal) or error.http_status >= _SERVER_FAULT
+
+
+def _named(error: BackendError, route: "registry.ServerRoute") -> BackendError:
+    """The error with the server's name in it, and what to do next."""
+    again = "Try again in a moment; if it stays so, ask an admin to look at it under Servers."
+    kind: type[BackendError] = BackendError
+    if isinstance(error, registry.UpstreamError):
+        message = f"The server {route.slug} refused the call: {without_secrets(error.message, route)}"
+    elif isinstance(error, BackendTimeout):
+        kind = BackendTimeout
+        message = f"The server {route.slug} did not answer within {route.timeout_seconds:g} seconds. {again}"
+    elif isinstance(error, BackendDown):
+        kind = BackendDown
+        message = f"The server {route.slug} cannot be reached. {again}"
+    else:
+        message = f"The server {route.slug} answered wrongly: {without_secrets(error.message, route)} {again}"
+    return kind(message, details={**error.details, "server": route.slug})
+
+
+def secrets_of(route: "registry.ServerRoute") -> list[str]:
+    """The credentials that we send to the server, which must not come back through it."""
+    values = [part for value in route.headers.values() for part in (value, value.partition(" ")[2])]
+    return [value for value in values if len(value) >= SHORTEST_SECRET]
+
+
+def without_secrets(text: str, route: "registry.ServerRoute") -> str:
+    """A message of the server, shortened, and without anything that looks like a secret."""
+    for secret in secrets_of(route):
+        text = text.replace(secret, REDACTED)
+    return str(redact(text))[:LONGEST_MESSAGE]
+
+
+def _has_ended(link: Link, error: BackendError) -> bool:
+    """Whether the link is of no use any more. A timeout is no proof: others may be served well meanwhile."""
+    if link.opening is None and not link.upstream.is_open:
+        return True
+    return not link.is_child and not isinstance(error, registry.UpstreamError | BackendTimeout)
+
+
+def _is_done(opening: "asyncio.Task[Any] | None") -> bool:
+    return opening is None or opening.done()
+
+
+_upstreams: dict[asyncio.AbstractEventLoop, Upstreams] = {}
+
+
+def upstreams() -> Upstreams:
+    """What the running event loop holds open."""
+    loop = asyncio.get_running_loop()
+    found = _upstreams.get(loop)
+    if found is None:
+        for old in [known for known in _upstreams if known.is_closed()]:
+            del _upstreams[old]
+        found = _upstreams[loop] = Upstreams()
+    return found
+
+
+async def close_upstreams() -> None:
+    """Close everything that the running event loop holds open; no process is left."""
+    found = _upstreams.pop(asyncio.get_running_loop(), None)
+    if found is not None:
+        await found.aclose()

@@ -1,0 +1,122 @@
+"""What a server's result must look like before an agent sees it, and the results that are kept for a while."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from apps.core.errors import BackendError
+from apps.core.logs import REDACTED
+from apps.gateway.services.pool import secrets_of
+from apps.registry import services as registry
+
+KEPT_BYTES = 16 * 1024 * 1024
+LARGEST_KEPT = 256 * 1024
+_OURS = ("io.modelcontextprotocol/", "gatehouse/")
+
+
+def passed_on(result: Mapping[str, Any], route: "registry.ServerRoute") -> tuple[dict[str, Any], int]:
+    """The result of a tool with only the parts that pass, and its size in bytes.
+
+    Credentials that we sent to the server are masked where it repeats them. Raises BackendError naming the server when
+    the result is not one of a tool.
+    """
+    if result.get("resultType", "complete") != "complete":
+        raise _wrong(route, "it asks for further input, which is not supported here")
+    content, structured = result.get("content", []), result.get("structuredContent")
+    if not isinstance(content, list) or not all(isinstance(each, dict) and "type" in each for each in content):
+        raise _wrong(route, "its content is not a list of content blocks")
+    if structured is not None and not isinstance(structured, dict):
+        raise _wrong(route, "its structuredContent is not an object")
+    passed: dict[str, Any] = {"content": content}
+    if structured is not None:
+        passed["structuredContent"] = structured
+    if result.get("isError") is True:
+        passed["isError"] = True
+    meta = _passed_meta(result.get("_meta"))
+    if meta:
+        passed["_meta"] = meta
+    return _masked(passed, route)
+
+
+def size_of(value: Any) -> int:
+    """How long a JSON value is, in bytes."""
+    return len(orjson.dumps(value))
+
+
+def _passed_meta(meta: Any) -> dict[str, Any]:
+    if not isinstance(meta, dict):
+        return {}
+    return {name: value for name, value in meta.items() if not name.startswith(_OURS)}
+
+
+def _masked(passed: dict[str, Any], route: "registry.ServerRoute") -> tuple[dict[str, Any], int]:
+    try:
+        encoded = orjson.dumps(passed)
+    except TypeError as error:
+        raise _wrong(route, "it holds text or numbers that JSON does not allow") from error
+    leaked = [orjson.dumps(secret)[1:-1] for secret in secrets_of(route)]
+    for secret in leaked:
+        if secret in encoded:
+            encoded = encoded.replace(secret, REDACTED.encode())
+            passed = orjson.loads(encoded)
+    return passed, len(encoded)
+
+
+def _wrong(route: "registry.ServerRoute", why: str) -> BackendError:
+    return BackendError(
+        f"The server {route.slug} answered wrongly: {why}. Ask an admin to look at it under Servers.",
+        details={"server": route.slug},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    result: dict[str, Any]
+    size: int
+    until: float
+
+
+class ResultCache:
+    """Results of tools that only read, for as long as staff allow; bounded, the least used go first."""
+
+    def __init__(self, *, most_bytes: int = KEPT_BYTES) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], _Kept] = OrderedDict()
+        self._bytes = 0
+        self._most_bytes = most_bytes
+
+    def get(self, key: tuple[Any, ...]) -> tuple[dict[str, Any], int] | None:
+        """The result and its size, if it is kept and still fresh."""
+        found = self._kept.get(key)
+        if found is None or found.until < time.monotonic():
+            return None
+        self._kept.move_to_end(key)
+        return found.result, found.size
+
+    def keep(self, key: tuple[Any, ...], result: dict[str, Any], size: int, *, seconds: float) -> None:
+        """Keep a result for some seconds, unless it is an error or very large."""
+        if result.get("isError") or size > LARGEST_KEPT:
+            return
+        self._drop(key)
+        self._kept[key] = _Kept(result, size, time.monotonic() + seconds)
+        self._bytes += size
+        while self._bytes > self._most_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def _drop(self, key: tuple[Any, ...]) -> None:
+        old = self._kept.pop(key, None)
+        if old is not None:
+            self._bytes -= old.size
+
+
+def canonical(arguments: Mapping[str, Any]) -> bytes:
+    """The arguments as bytes that are equal when the arguments are."""
+    return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)

@@ -1,0 +1,276 @@
+"""MCP over HTTP: refuses what must not come in, finds out who asks, and hands the request to the MCP server.
+
+In this order: host, origin, address, method, credential, body. A refusal of HTTP itself has our error envelope; an
+answer to a JSON-RPC message keeps JSON-RPC's shape.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import orjson
+from django.conf import settings
+from django.http.request import split_domain_port, validate_host
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.context import ServerRequestContext
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+from apps.auth import services as auth
+from apps.core import logs
+from apps.core.actor import Actor
+from apps.core.doors import read_json
+from apps.core.errors import (
+    Malformed,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    RateLimited,
+    ServiceError,
+    TooLarge,
+    render,
+)
+from apps.core.threads import in_thread
+from config.mcp_server import build_server, caller
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+WATCH_SECONDS = 3.0
+_CREDENTIALS_IN_QUERY = frozenset({"access_token", "token", "api_key", "apikey", "key", "authorization", "bearer"})
+_METHODS = ("GET", "POST", "DELETE")
+
+
+class Misdirected(ServiceError):
+    """The request names a host that is not ours."""
+
+    code, status, default = "MISDIRECTED", 421, "This server does not answer to that host name."
+
+
+class MethodNotAllowed(ServiceError):
+    """The address does not take this HTTP method."""
+
+    code, status, default = "METHOD_NOT_ALLOWED", 405, "This address does not take that method."
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is not of a type that we read."""
+
+    code, status, default = "UNSUPPORTED_MEDIA_TYPE", 415, "Send the message as application/json, not compressed."
+
+
+# What runs -------------------------------------------------------------------------------------------------------
+
+_apps: dict[asyncio.AbstractEventLoop, Any] = {}
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[None]:
+    """The MCP server of the running event loop."""
+    server = build_server(_actor_of, endpoint=settings.MCP_PATH, is_checked=True)
+    app = server.http_app(path=settings.MCP_PATH, json_response=True)
+    loop = asyncio.get_running_loop()
+    async with app.lifespan(app):
+        _apps[loop] = app
+        try:
+            yield
+        finally:
+            del _apps[loop]
+
+
+async def _actor_of(ctx: ServerRequestContext[Any, Any]) -> Actor:
+    # The request's own, never the session's: a session outlives the rights of the request that opened it.
+    actor: Actor = ctx.request.scope["actor"]
+    return actor
+
+
+# One request -----------------------------------------------------------------------------------------------------
+
+
+async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one HTTP request; every refusal is answered here."""
+    try:
+        headers = _read_headers(scope)
+        _check_host(headers)
+        _check_origin(scope, headers)
+        _check_address(scope)
+        _check_method(scope, headers)
+        credential = _credential(headers)
+        actor = await _admit(credential, scope, headers)
+        method, body = await _read_message(scope, headers, receive)
+    except ServiceError as error:
+        await _refuse(error, send)
+        return
+    marks = logs.current_actor.set(actor), caller.set(actor)
+    try:
+        inner = {**scope, "path": settings.MCP_PATH, "raw_path": settings.MCP_PATH.encode(), "root_path": "",
+                 "actor": actor, "user": _principal(actor)}  # fmt: skip
+        work = _apps[asyncio.get_running_loop()](inner, _replayed(body, receive), send)
+        if scope["method"] == "GET" or method == "subscriptions/listen":
+            await _while_admitted(work, lambda: _admit(credential, scope, headers))
+        else:
+            await work
+    finally:
+        logs.current_actor.reset(marks[0])
+        caller.reset(marks[1])
+
+
+def _read_headers(scope: Scope) -> dict[bytes, bytes]:
+    """The headers by name; those that decide anything may not come twice."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in headers and name in _ONCE:
+            raise Malformed(f"The header {name.decode('latin-1')} must not come twice.")
+        headers[name] = value
+    return headers
+
+
+_ONCE = frozenset({b"host", b"origin", b"authorization", b"x-organization", b"content-type", b"content-length",
+                   b"content-encoding", b"mcp-session-id"})  # fmt: skip
+
+
+def _check_host(headers: dict[bytes, bytes]) -> None:
+    host, _ = split_domain_port(headers.get(b"host", b"").decode("latin-1"))
+    if not host or not validate_host(host, settings.ALLOWED_HOSTS):
+        raise Misdirected
+
+
+def _check_origin(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    """A page may only ask from our own origin; a client that is no browser sends none."""
+    origin = headers.get(b"origin")
+    if origin is None:
+        return
+    port = (scope.get("server") or ("", 0))[1]
+    local = {f"http://{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]")}
+    if origin.decode("latin-1").lower() not in {_origin(settings.PUBLIC_URL), *local}:
+        raise NotPermitted("Pages of this origin may not use the MCP endpoint.")
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _check_address(scope: Scope) -> None:
+    if scope["path"].rstrip("/") != settings.MCP_PATH:
+        raise NotFound(f"There is no MCP endpoint here. Use {settings.MCP_PATH}.")
+    names = {
+        name.lower() for name, _ in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    }
+    if names & _CREDENTIALS_IN_QUERY:
+        raise NotAuthenticated("Send the credential in the Authorization header, never in the address.")
+
+
+def _check_method(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    revision = headers.get(b"mcp-protocol-version")
+    is_stateless = revision is not None and revision.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS
+    allowed: Iterable[str] = ("POST",) if is_stateless else _METHODS
+    if scope["method"] not in allowed:
+        raise MethodNotAllowed(details={"allowed": list(allowed)})
+
+
+def _credential(headers: dict[bytes, bytes]) -> str:
+    scheme, _, credential = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not credential.strip():
+        raise NotAuthenticated
+    return credential.strip()
+
+
+async def _admit(credential: str, scope: Scope, headers: dict[bytes, bytes]) -> Actor:
+    """Who asks; memory only, mostly. Raises NotAuthenticated, Malformed, NotFound or RateLimited."""
+    organization = headers[b"x-organization"].decode("latin-1") if b"x-organization" in headers else None
+    address: str = scope.get("gatehouse.address") or (scope.get("client") or ("",))[0]
+    audience: str = settings.MCP_AUDIENCE
+    known = auth.known_actor(credential, surface="mcp", audience=audience, address=address, organization=organization)
+    return known or await in_thread(
+        auth.actor_from_bearer, credential, surface="mcp", audience=audience, address=address, organization=organization
+    )
+
+
+async def _read_message(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> tuple[str, bytes]:
+    """The JSON-RPC method, if there is one, and the body, read strictly."""
+    if scope["method"] != "POST":
+        return "", b""
+    kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+    if kind != "application/json" or headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMediaType
+    body = await _read_body(headers, receive)
+    message = read_json(body)
+    method = message.get("method") if isinstance(message, dict) else None
+    return method if isinstance(method, str) else "", body
+
+
+async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    limit: int = settings.MAX_BODY_BYTES
+    declared = headers.get(b"content-length", b"0")
+    if not declared.isdigit() or int(declared) > limit:
+        raise TooLarge(f"The body may have at most {limit} bytes.")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("The body ended too early.")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise TooLarge(f"The body may have at most {limit} bytes.")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Give the body that was read once more, then whatever else comes."""
+    pending = [body]
+
+    async def replay() -> MutableMapping[str, Any]:
+        if pending:
+            return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        return await receive()
+
+    return replay
+
+
+def _principal(actor: Actor) -> AuthenticatedUser:
+    """Whom the SDK binds a session to: the key, or the user, in this organisation."""
+    return AuthenticatedUser(
+        AccessToken(
+            token="",
+            client_id=f"{actor.kind}:{actor.key_id or actor.id}",
+            scopes=[],
+            subject=f"{actor.user_id}@{actor.organization_id}",
+        )
+    )
+
+
+async def _while_admitted(work: Awaitable[None], admit: Callable[[], Awaitable[Actor]]) -> None:
+    """Let a stream run as long as its credential holds; a revoked one ends it within seconds."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=WATCH_SECONDS))[0]:
+            try:
+                await admit()
+            except ServiceError:
+                break
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _refuse(error: ServiceError, send: Send) -> None:
+    body = orjson.dumps(render(error, logs.request_id.get()))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, NotAuthenticated):
+        headers.append((b"www-authenticate", b'Bearer realm="gatehouse"'))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
+    if isinstance(error, RateLimited):
+        headers.append((b"retry-after", str(error.details.get("retry_after", 1)).encode()))
+    if isinstance(error, TooLarge):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
