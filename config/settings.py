@@ -29,7 +29,7 @@ APPEND_SLASH = True
 INSTALLED_APPS = [
     *(["daphne"] if ENV.dev else []),
     "config.apps.ConfigConfig",
-    "unfold",
+    "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
     "config.apps.StaffAdminConfig",
     "django.contrib.auth",
@@ -127,7 +127,7 @@ CACHES: dict[str, dict[str, Any]] = {
 # Who may come in -------------------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "accounts.User"
-AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+AUTHENTICATION_BACKENDS = ["apps.auth.authentication.PasswordBackend"]
 PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
@@ -158,6 +158,7 @@ _IS_HTTPS = PUBLIC_URL.startswith("https://")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _IS_HTTPS
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
