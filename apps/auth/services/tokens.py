@@ -25,6 +25,7 @@ from apps.core.errors import NotAuthenticated
 
 ALGORITHM = "RS256"
 LONGEST_TOKEN = 8192
+REGISTERED = ["exp", "iat", "nbf", "iss", "aud", "sub", "jti"]
 
 UuidText = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Moment = Annotated[int, Field(ge=0, lt=2**40)]
@@ -138,7 +139,7 @@ class StrictBackend(TokenBackend):
                 audience=self.audience,
                 issuer=self.issuer,
                 leeway=self.get_leeway(),
-                options={"require": list(Claims.model_fields), "strict_aud": True},
+                options={"require": REGISTERED, "strict_aud": True},
             )
             return Claims.model_validate(payload).model_dump()
         except (jwt.PyJWTError, ValidationError, ValueError, TypeError, OverflowError, RecursionError) as error:

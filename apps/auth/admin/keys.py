@@ -1,0 +1,193 @@
+"""Staff pages of API keys. A key is shown once, on the page that answers its making, and kept nowhere."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, cast
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.cache import add_never_cache_headers
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+
+from apps.auth import services
+from apps.auth.admin.looks import key_state
+from apps.auth.models import ApiKey, Membership
+from apps.core.actor import Actor
+from apps.core.staff import (
+    ScopedFilter,
+    ServiceForm,
+    TenantAdmin,
+    WordsField,
+    actor_of,
+    ago,
+    badge,
+    code,
+    deed,
+    link,
+    reveal,
+    words,
+)
+
+_ONCE = "key_forms"
+_FORMS_AT_ONCE = 10
+
+
+class KeyForm(ServiceForm):
+    """A new key. `once` is good for one key: sending the page again makes none."""
+
+    scopes = WordsField(
+        required=False,
+        help_text="What the key may do out of what its owner may, with commas between: tool.*, tool.call:time__*. Empty: everything the owner may.",
+    )
+    once = forms.CharField(widget=forms.HiddenInput, required=False)
+
+    class Meta:
+        model = ApiKey
+        fields = ("user", "name", "scopes", "expires_at")
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(TenantAdmin):
+    """Make keys for agents and scripts, and revoke them."""
+
+    form = KeyForm
+    view_permission = "key.read"
+    add_permission = "key.write"
+    intro = "Keys are for agents and scripts. A key can do what its owner may do in this organisation, narrowed by its scopes."
+    empty_title = "No key yet"
+    empty_text = "Add a key, copy it, and give it to an agent together with the address /mcp."
+
+    list_display = ("name_shown", "owner", "state", "prefix_shown", "scopes_shown", "used", "expires")
+    list_display_links = ("name_shown",)
+    list_filter = (("user", ScopedFilter),)
+    list_select_related = ("organization", "user")
+    search_fields = ("name", "user__email")
+    search_help_text = "Search by name or owner"
+    sortable_by = ()
+    ordering = ("-id",)
+    add_fieldsets = ((None, {"fields": ("user", "name", "scopes", "expires_at", "once")}),)
+    fieldsets = (
+        (None, {"fields": ("name_shown", "owner", "prefix_shown", "scopes_shown", "expires", "used", "made")}),
+    )
+    readonly_fields = ("name_shown", "owner", "prefix_shown", "scopes_shown", "expires", "used", "made")
+
+    def summary(self, row: ApiKey) -> Sequence[object]:
+        """Whether it opens anything."""
+        return [key_state(row)]
+
+    @display(description="Name")
+    def name_shown(self, key: ApiKey) -> SafeString:
+        """What it is called."""
+        return reveal(key.name)
+
+    @display(description="Owner")
+    def owner(self, key: ApiKey) -> SafeString:
+        """Whose rights it has."""
+        return link("accounts_user", key.user_id, key.user)
+
+    @display(description="State")
+    def state(self, key: ApiKey) -> SafeString:
+        """Whether it opens anything."""
+        return key_state(key)
+
+    @display(description="Begins with")
+    def prefix_shown(self, key: ApiKey) -> SafeString:
+        """What may be shown of it."""
+        return code(key.prefix)
+
+    @display(description="Scopes")
+    def scopes_shown(self, key: ApiKey) -> SafeString:
+        """What it may do out of what its owner may."""
+        return words(key.scopes) if key.scopes else badge("everything the owner may")
+
+    @display(description="Last used")
+    def used(self, key: ApiKey) -> SafeString:
+        """When, and from where."""
+        return ago(key.last_used_at)
+
+    @display(description="Expires")
+    def expires(self, key: ApiKey) -> SafeString | str:
+        """When it stops working."""
+        return ago(key.expires_at) if key.expires_at else "never"
+
+    @display(description="Made")
+    def made(self, key: ApiKey) -> SafeString:
+        """When."""
+        return ago(key.created_at)
+
+    @deed(
+        "Revoke", permission="key.read", icon="key_off", tone="bad", is_offered=lambda key: not key.revoked_at,
+        question="Whoever uses this key is shut out at once, everywhere. It cannot be undone.",
+    )  # fmt: skip
+    def revoke(self, actor: Actor, key: ApiKey) -> str:
+        """End it."""
+        services.revoke_key(actor, key_id=key.pk)
+        return f"{key} is revoked."
+
+    # Making a key
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """For oneself unless somebody else is chosen, with a fresh one-time word."""
+        initial = super().get_changeform_initial_data(request)
+        return {"user": actor_of(request).user_id, **initial, "once": _new_once(request)}
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        """Only active members can own keys."""
+        if db_field.name == "user":
+            people = self.admin_site.get_model_admin(db_field.remote_field.model)
+            members = Membership.objects.for_org(actor_of(request).organization_id).values("user_id")
+            options["queryset"] = people.get_queryset(request).filter(is_active=True, pk__in=members)
+        return super().formfield_for_foreignkey(db_field, request, **options)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """A form that has made its key makes no second one: the page was sent again."""
+        if request.method == "POST" and object_id is None and not _take_once(request):
+            messages.warning(request, "A key is shown only once. If it was lost, revoke it and add another.")
+            return HttpResponseRedirect(reverse("admin:accounts_apikey_changelist"))
+        return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def create(self, actor: Actor, values: dict[str, Any]) -> ApiKey:
+        """Make it; its text goes no further than the answer to this request."""
+        new = services.create_key(
+            actor,
+            name=values["name"],
+            scopes=values["scopes"],
+            expires_at=values["expires_at"],
+            user_id=values["user"].pk,
+        )
+        new.key.plain = new.plain  # type: ignore[attr-defined]
+        return new.key
+
+    def response_add(self, request: HttpRequest, obj: Model, post_url_continue: str | None = None) -> HttpResponse:
+        """Show the key, this once."""
+        key = cast(Any, obj)
+        context = self.page_context(request, key, title="New API key", plain=key.plain)
+        response = TemplateResponse(request, "staff/new_key.html", context)
+        add_never_cache_headers(response)
+        return response.render()
+
+
+def _new_once(request: HttpRequest) -> str:
+    """A word that is good for one form; the session remembers the last few."""
+    word = secrets.token_urlsafe(16)
+    request.session[_ONCE] = [*request.session.get(_ONCE, []), word][-_FORMS_AT_ONCE:]
+    return word
+
+
+def _take_once(request: HttpRequest) -> bool:
+    """Whether the form's word was good; it is no longer."""
+    known = request.session.get(_ONCE, [])
+    word = request.POST.get("once", "")
+    request.session[_ONCE] = [each for each in known if each != word]
+    return word in known
