@@ -15,14 +15,19 @@ current_actor: ContextVar[Actor | None] = ContextVar("current_actor", default=No
 
 REDACTED = "[redacted]"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request"}
-_SECRET_NAME = re.compile(r"pass(word|wd|phrase)|secret|token|api_?key|authorization|cookie|credential|pepper", re.I)
+_CONFIDED = r"pass(?:word|wd|phrase)|secret|token|(?:api|private|sealing|signing)[_-]?key|authorization"
+_SECRET_NAME = re.compile(rf"{_CONFIDED}|cookie|credential|pepper", re.I)
+# Every part either begins where nothing of its kind went before or ends by itself: a long text takes linear time.
 _SECRET_TEXT = re.compile(
     r"gate_[A-Za-z0-9_]{20,}"  # our own keys
-    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
+    r"|(?<![A-Za-z0-9_-])(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA)[A-Za-z0-9_-]{12,}"  # those of others
+    r"|(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user:password in a URL
-    r"|(?i:\b(?:password|secret|token|api_?key)\b\"?'?\s*[=:]\s*\"?'?)[^\s\"',;&]{4,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----"
+    r"|(?<=://)[^/\s?#\"']+(?=@)"  # user:password in a URL
+    rf"|(?i:(?:{_CONFIDED})\\*[\"']?\s*[=:]\s*)"  # a name, then its value: in quotes, after a scheme, or bare
+    r"(?:\"[^\"\n\\]+\"|'[^'\n\\]+'|\\*[\"']?(?i:(?:bearer|basic)\s+)?[^\s\"',;&\\]{4,})"
+    r"|(?i:\bcookie\\*[\"']?\s*[=:]\s*)[^\r\n]{4,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
 
 
