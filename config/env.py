@@ -38,13 +38,13 @@ def _text(value: str) -> str:
 
 
 def _integer(value: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", value):
+    if not re.fullmatch(r"[0-9]{1,9}", value):
         raise ValueError("a whole number is needed")
     return int(value)
 
 
 def _seconds(value: str) -> float:
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value) or float(value) <= 0:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", value) or float(value) <= 0:
         raise ValueError("a positive number of seconds is needed, such as 30 or 0.5")
     return float(value)
 
@@ -108,8 +108,10 @@ def _sealing_keys(value: str) -> dict[int, bytes]:
             key = base64.b64decode(text, validate=True)
         except binascii.Error as error:
             raise ValueError("each key is number:base64 of 32 bytes") from error
-        if not number.isdigit() or len(key) != _SEALING_KEY_BYTES:
+        if not re.fullmatch(r"[0-9]{1,9}", number) or len(key) != _SEALING_KEY_BYTES:
             raise ValueError("each key is number:base64 of 32 bytes")
+        if int(number) in keys:
+            raise ValueError(f"the number {int(number)} is given to two keys")
         keys[int(number)] = key
     if not keys:
         raise ValueError("at least one key is needed")
@@ -322,7 +324,7 @@ def read(given: Mapping[str, str]) -> Env:
     if problems:
         raise SettingsError("\n".join(f"  {problem}" for problem in problems))
     for variable in to_make:
-        values[variable["field"]] = variable["parse"](_kept(values["data"], variable["name"], variable["make"]))
+        values[variable["field"]] = _kept_value(values["data"], variable)
     return Env(**values)
 
 
@@ -341,11 +343,17 @@ def _misspelt(given: Mapping[str, str]) -> list[str]:
     accepted = {*known, *(f"{name}_FILE" for name in known)}
     problems = []
     for name in sorted(set(given) - accepted):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=_LOOKS_MISSPELT)
+        near = _near(name.upper(), known)
         if name.startswith("GATEHOUSE_") or near:
             hint = f" Did you mean {near[0]}?" if near else " See docs/settings.md for the names that exist."
             problems.append(f"{name}: there is no such setting.{hint}")
     return problems
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """What was meant: a name that looks much the same, or goes on where this one ends."""
+    goes_on = [each for each in known if "_" in name and each.startswith(f"{name}_")]
+    return difflib.get_close_matches(name, known, n=1, cutoff=_LOOKS_MISSPELT) or goes_on
 
 
 def _unsafe(values: Mapping[str, Any], to_make: list[Mapping[str, Any]]) -> list[str]:
@@ -363,6 +371,17 @@ def _unsafe(values: Mapping[str, Any], to_make: list[Mapping[str, Any]]) -> list
     if values["dev"]:
         problems.append("GATEHOUSE_DEV: must not be 1 outside development; it shows traces to visitors.")
     return problems
+
+
+def _kept_value(data: Path, variable: Mapping[str, Any]) -> Any:
+    """A secret out of the data folder, checked like one that was given."""
+    try:
+        return variable["parse"](_kept(data, variable["name"], variable["make"]))
+    except ValueError as error:
+        path = data / "secrets" / variable["name"].lower()
+        raise SettingsError(
+            f"  {variable['name']}: what {path} holds is spoilt: {error}. Restore it from a backup."
+        ) from error
 
 
 def _kept(data: Path, name: str, make: Callable[[], str]) -> str:
