@@ -58,7 +58,7 @@ def check_text(value: Any) -> None:
         if isinstance(item, dict):
             pending.extend(item.keys())
             pending.extend(item.values())
-        elif isinstance(item, list):
+        elif isinstance(item, list | tuple):
             pending.extend(item)
 
 
