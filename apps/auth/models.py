@@ -165,6 +165,7 @@ class Membership(TenantRecord):
             models.UniqueConstraint(
                 fields=["organization", "user"],
                 name="membership_once",
+                violation_error_code="unique",
                 violation_error_message="This person is a member already.",
             )
         ]

@@ -125,6 +125,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='membership',
-            constraint=models.UniqueConstraint(fields=('organization', 'user'), name='membership_once', violation_error_message='This person is a member already.'),
+            constraint=models.UniqueConstraint(fields=('organization', 'user'), name='membership_once', violation_error_code='unique', violation_error_message='This person is a member already.'),
         ),
     ]
