@@ -14,26 +14,27 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from django.conf import settings
+from yarl import URL
 
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, TooLarge
 
 OPEN_PORTS = frozenset({80, 443, 8080, 8443})
-CONNECT_SECONDS = 10.0
 POOL_SIZE = 200
 LONGEST_URL = 2048
 KEEPALIVE_SECONDS = 60.0
-_BAD_URL = re.compile(r"[\x00-\x20\x7f\\]|%00", re.ASCII)
+_BAD_URL = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]|%00")
 _NOT_GLOBAL = tuple(
     ipaddress.ip_network(text)
     for text in ("192.0.0.0/24", "100.64.0.0/10", "198.18.0.0/15", "240.0.0.0/4", "64:ff9b::/96", "64:ff9b:1::/48",
-                 "2002::/16", "2001::/32", "::/96", "fec0::/10")
+                 "2002::/16", "2001::/32", "::/96", "fec0::/10", "192.88.99.0/24", "3fff::/20", "5f00::/16",
+                 "168.63.129.16/32")  # the last one is Azure's metadata host, public only by its number
 )  # fmt: skip
 REFUSED = "This address is not one that Gatehouse may call. An operator can list it in GATEHOUSE_EGRESS_ALLOW."
 
@@ -54,7 +55,8 @@ class Target:
     @property
     def is_listed(self) -> bool:
         """Whether the operator listed exactly this host and port."""
-        return f"{self.host}:{self.port}" in settings.EGRESS_ALLOW
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return not settings.EGRESS_ALLOW.isdisjoint((f"{host}:{self.port}", f"{self.host}:{self.port}"))
 
 
 def check_url(url: str, *, field: str = "url") -> Target:
@@ -165,9 +167,9 @@ def new_session() -> aiohttp.ClientSession:
         connector=connector,
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
-        skip_auto_headers=("User-Agent", "Accept"),
-        auto_decompress=True,
+        timeout=aiohttp.ClientTimeout(total=None),  # the deadline of the whole exchange is the only one
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+        auto_decompress=False,
         raise_for_status=False,
     )
 
@@ -193,6 +195,18 @@ async def close_shared_session() -> None:
         await session.close()
 
 
+@lru_cache(maxsize=4096)
+def _prepare(url: str, listed: frozenset[str]) -> tuple[Target, URL]:
+    """The checked target of a URL, and the URL as the client reads it: both must mean the same place.
+
+    `listed` is the operator's list, so that what is remembered ends with it.
+    """
+    target, parsed = check_url(url), URL(url)
+    if (parsed.raw_host or "", parsed.port) != (target.host, target.port):
+        raise InvalidInput.for_field("url", "This is not a web address that every program reads alike.")
+    return target, parsed
+
+
 @asynccontextmanager
 async def request(
     method: str,
@@ -203,18 +217,19 @@ async def request(
     session: aiohttp.ClientSession | None = None,
     timeout_seconds: float,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Send one request and yield the answer; redirects are answers, never followed.
+    """Send one request and yield the answer; redirects are answers, never followed, and nothing is decompressed.
 
     `timeout_seconds` bounds the whole exchange, the reading of the body included.
     Raises BackendTimeout, BackendDown or BackendError; what the caller raises inside passes through.
     """
-    target = check_url(url)
+    target, parsed = _prepare(url, settings.EGRESS_ALLOW)
     mark = _trusted.set(target.is_listed)
     try:
         async with asyncio.timeout(timeout_seconds):
             async with (session or shared_session()).request(
-                method, url, headers=headers, data=body, allow_redirects=False
+                method, parsed, headers=headers, data=body, allow_redirects=False
             ) as response:
+                _check_encoding(target, response)
                 yield response
     except TimeoutError as error:
         raise BackendTimeout(f"{target.host} did not answer within {timeout_seconds:g} seconds.") from error
@@ -224,6 +239,79 @@ async def request(
         raise BackendError(f"{target.host} broke off its answer.") from error
     finally:
         _trusted.reset(mark)
+
+
+def _check_encoding(target: Target, response: aiohttp.ClientResponse) -> None:
+    """A few compressed bytes can become gigabytes, and we never ask for any."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise BackendError(f"{target.host} compresses its answer, which it was not asked to do.")
+
+
+async def addresses_of(url: str, *, timeout_seconds: float) -> list[str]:
+    """The addresses that a URL's host means now; raises InvalidInput, BackendTimeout or BackendDown with the reason."""
+    target = check_url(url)
+    return list(dict.fromkeys(info[4][0] for info in await _resolve(target, timeout_seconds)))
+
+
+async def touch(url: str, *, tls: bool, timeout_seconds: float) -> str:
+    """Connect to a URL's host and say how that went, without sending a request; for the test of a connection."""
+    target = check_url(url)
+    mark = _trusted.set(target.is_listed)
+    try:
+        found = await _resolve(target, timeout_seconds)
+        async with asyncio.timeout(timeout_seconds):
+            return await _touch(target, found, tls=tls)
+    except TimeoutError as error:
+        raise BackendTimeout(
+            f"{target.host} did not accept a connection within {timeout_seconds:g} seconds."
+        ) from error
+    except ssl.SSLCertVerificationError as error:
+        raise BackendDown(f"The certificate of {target.host} is not trusted: {error.verify_message}.") from error
+    except ssl.SSLError as error:
+        raise BackendDown(f"{target.host} does not speak TLS on port {target.port}.") from error
+    except OSError as error:
+        raise BackendDown(f"{target.host} accepts no connection on port {target.port}. Is it running?") from error
+    finally:
+        _trusted.reset(mark)
+
+
+async def _resolve(target: Target, timeout_seconds: float) -> list[tuple[Any, ...]]:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            loop = asyncio.get_running_loop()
+            found: list[tuple[Any, ...]] = list(
+                await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+            )
+    except TimeoutError as error:
+        raise BackendTimeout(f"The name {target.host} was not resolved within {timeout_seconds:g} seconds.") from error
+    except OSError as error:
+        raise BackendDown(f"The name {target.host} cannot be resolved. Check its spelling.") from error
+    if not target.is_listed and not all(is_public(info[4][0]) for info in found):
+        raise BackendDown(REFUSED)
+    return found
+
+
+async def _touch(target: Target, found: list[tuple[Any, ...]], *, tls: bool) -> str:
+    failure: OSError = OSError("no address")
+    for info in found:
+        made = _guarded_socket(info)
+        try:
+            await asyncio.get_running_loop().sock_connect(made, info[4])
+        except OSError as error:
+            failure = error
+            made.close()
+            continue
+        except BaseException:
+            made.close()
+            raise
+        if not tls:
+            made.close()
+            return f"{info[4][0]} accepts connections on port {target.port}."
+        _, writer = await asyncio.open_connection(sock=made, ssl=ssl_context(), server_hostname=target.host)
+        version = writer.get_extra_info("ssl_object").version()
+        writer.close()
+        return f"{version}; the certificate is valid for {target.host}."
+    raise failure
 
 
 async def read_limited(response: aiohttp.ClientResponse, *, limit_bytes: int) -> bytes:
