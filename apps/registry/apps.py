@@ -13,3 +13,4 @@ class RegistryConfig(AppConfig):
         "server.check": "Check a server's health and test its connection.",
         "server.approve": "Let agents use a server and the capabilities it has now.",
     }
+    schedule = {"registry.check_due": 15.0}

@@ -1,10 +1,13 @@
 """Servers, what they offer, how they fare and how they are reached."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from apps.core.models import TenantQuerySet, TenantRecord
@@ -64,9 +67,25 @@ class ServerQuerySet(TenantQuerySet):
         """Those that agents may use: approved, enabled, not deleted."""
         return self.present().filter(is_enabled=True).exclude(approved_at=None)
 
+    def approved(self, is_approved: bool = True) -> "ServerQuerySet":
+        """Those that staff let agents use, or those that they do not."""
+        rows: ServerQuerySet = self.exclude(approved_at=None) if is_approved else self.filter(approved_at=None)
+        return rows
+
     def offering(self, name: str) -> "ServerQuerySet":
         """Those that have a capability whose name contains these letters."""
-        return self.filter(capabilities__name__icontains=name, capabilities__removed_at=None).distinct()
+        offered = Capability.objects.filter(server=OuterRef("pk"), name__icontains=name, removed_at=None)
+        return self.filter(Exists(offered))
+
+    def tagged(self, tag: str) -> "ServerQuerySet":
+        """Those with this tag. Databases differ in how they write JSON as text: one escapes what is not ASCII."""
+        written = Q(tags_text__contains=json.dumps(tag)) | Q(tags_text__contains=f'"{tag}"')
+        rows: ServerQuerySet = self.annotate(tags_text=Cast("tags", models.TextField())).filter(written)
+        return rows
+
+    def named_like(self, letters: str) -> "ServerQuerySet":
+        """Those with these letters in their name, slug or description."""
+        return self.filter(Q(name__icontains=letters) | Q(slug__icontains=letters) | Q(description__icontains=letters))
 
 
 class Server(TenantRecord):
@@ -155,6 +174,11 @@ class Server(TenantRecord):
         """Whether staff let agents use it."""
         return self.approved_at is not None
 
+    @property
+    def env_names(self) -> list[str]:
+        """The names of its variables: what may be shown of them."""
+        return sorted(self.env)
+
 
 class CredentialKind(models.TextChoices):
     """How a credential travels to the server."""
@@ -212,7 +236,7 @@ class Capability(TenantRecord):
     digest = models.CharField(max_length=64, editable=False, help_text="SHA-256 of the canonical definition.")
     approved_digest = models.CharField(max_length=64, blank=True, editable=False)
     approved_definition: "models.JSONField[Any, Any]" = models.JSONField(null=True, blank=True, editable=False)
-    warnings: "models.JSONField[Any, Any]" = models.JSONField(default=list, editable=False)
+    warnings: "models.JSONField[Any, Any]" = models.JSONField(default=list, blank=True, editable=False)
     is_enabled = models.BooleanField(default=True)
     alias = models.CharField(
         max_length=44, blank=True, validators=[RegexValidator(r"^[A-Za-z0-9_-]*\Z", "Use letters, digits, _ and -.")],
@@ -249,10 +273,18 @@ class Capability(TenantRecord):
     def __str__(self) -> str:
         return self.public_name
 
+    changes: Sequence[str] = ()
+    """What differs from the approved definition; the services that show capabilities fill it in."""
+
     @property
     def is_approved(self) -> bool:
         """Whether staff approved it as it is defined now."""
         return bool(self.approved_digest) and self.approved_digest == self.digest
+
+    def approve(self) -> None:
+        """Take the definition of now as the one that agents may use; whoever calls this saves it."""
+        self.approved_digest, self.approved_definition = self.digest, self.definition
+        self.updated_at = timezone.now()
 
 
 class HealthCheck(TenantRecord):
@@ -280,11 +312,11 @@ class Discovery(TenantRecord):
     server = models.ForeignKey(Server, on_delete=models.CASCADE, related_name="discoveries")
     job_id = models.UUIDField(null=True, blank=True)
     protocol_version = models.CharField(max_length=20, blank=True)
-    added: "models.JSONField[Any, Any]" = models.JSONField(default=list)
-    changed: "models.JSONField[Any, Any]" = models.JSONField(default=list)
-    removed: "models.JSONField[Any, Any]" = models.JSONField(default=list)
+    added: "models.JSONField[Any, Any]" = models.JSONField(default=list, blank=True)
+    changed: "models.JSONField[Any, Any]" = models.JSONField(default=list, blank=True)
+    removed: "models.JSONField[Any, Any]" = models.JSONField(default=list, blank=True)
     rejected: "models.JSONField[Any, Any]" = models.JSONField(
-        default=list, help_text="What we refused, with the reason."
+        default=list, blank=True, help_text="What we refused, with the reason."
     )
     total = models.PositiveIntegerField(default=0)
     error = models.CharField(max_length=500, blank=True)

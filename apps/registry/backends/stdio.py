@@ -22,9 +22,9 @@ from typing import Any
 
 from django.conf import settings
 
-from apps.core.errors import BackendDown, BackendError, BackendTimeout
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput
 from apps.core.logs import redact
-from apps.registry.backends import processes, wire
+from apps.registry.backends import commands, processes, wire
 from apps.registry.backends.base import Hello, ServerRoute
 
 logger = logging.getLogger(__name__)
@@ -138,11 +138,16 @@ class Stdio:
         return await self._agree(wire.LEGACY)
 
     async def _start(self) -> None:
+        try:
+            command = commands.resolve(self._route.command)
+            commands.check_env(self._route.env)
+        except InvalidInput as error:
+            raise BackendDown(f"{self._route.slug} may not be started. {error.message}") from error
         self._home = tempfile.mkdtemp(prefix="gatehouse-stdio-")
         environment = {"LANG": "C.UTF-8", **self._route.env, "HOME": self._home, "PATH": SEARCH_PATH}
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self._route.command,
+                sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command,
                 stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=self._home, env=environment, start_new_session=True,
                 limit=CHUNK_BYTES,
             )  # fmt: skip

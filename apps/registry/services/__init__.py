@@ -1,0 +1,91 @@
+"""Every verb of servers, of what they offer and of how they are reached."""
+
+from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, Upstream, UpstreamError
+from apps.registry.services.capabilities import (
+    approve_capability,
+    describe_changes,
+    get_capability,
+    list_capabilities,
+    update_capability,
+)
+from apps.registry.services.checks import (
+    check_due_servers,
+    check_server,
+    failing_critical_servers,
+    get_health,
+    list_checks,
+    uptime_of,
+)
+from apps.registry.services.connection import Step, describe_connection, test_connection
+from apps.registry.services.credentials import add_credential, list_credentials, remove_credential
+from apps.registry.services.discovery import (
+    discover_server,
+    list_discoveries,
+    register_and_discover,
+    start_discovery,
+)
+from apps.registry.services.routes import (
+    Catalogue,
+    CatalogueTool,
+    Unavailable,
+    catalogue,
+    connect,
+    server_route,
+)
+from apps.registry.services.servers import (
+    approve_server,
+    delete_server,
+    disable_server,
+    enable_server,
+    get_server,
+    list_servers,
+    register_server,
+    restore_server,
+    revoke_approval,
+    update_server,
+)
+
+__all__ = [
+    "Catalogue",
+    "CatalogueTool",
+    "Hello",
+    "HttpRefusal",
+    "ServerRoute",
+    "Step",
+    "Unavailable",
+    "Upstream",
+    "UpstreamError",
+    "add_credential",
+    "approve_capability",
+    "approve_server",
+    "catalogue",
+    "check_due_servers",
+    "check_server",
+    "connect",
+    "delete_server",
+    "describe_changes",
+    "describe_connection",
+    "disable_server",
+    "discover_server",
+    "enable_server",
+    "failing_critical_servers",
+    "get_capability",
+    "get_health",
+    "get_server",
+    "list_capabilities",
+    "list_checks",
+    "list_credentials",
+    "list_discoveries",
+    "list_servers",
+    "register_and_discover",
+    "register_server",
+    "remove_credential",
+    "restore_server",
+    "revoke_approval",
+    "server_route",
+    "start_discovery",
+    "test_connection",
+    "update_capability",
+    "update_server",
+    "uptime_of",
+]

@@ -1,0 +1,148 @@
+"""What servers offer: looking at it, approving it, and deciding how agents see it."""
+
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+
+from apps.audit import services as audit
+from apps.auth import services as auth
+from apps.core.actor import Actor
+from apps.core.errors import Conflict, InvalidInput, NotFound
+from apps.core.loader import load
+from apps.core.schemas import Page, PageQuery, page_of
+from apps.registry.models import Capability, CapabilityKind
+from apps.registry.schemas import CapabilityFilters
+from apps.registry.services.definitions import changes_between
+from apps.registry.services.names import public_names
+from apps.registry.services.servers import get_server
+
+_CHANGEABLE = frozenset({
+    "is_enabled", "alias", "description_override", "tags", "risk", "required_scopes", "rate_limit_per_minute",
+    "cache_seconds",
+})  # fmt: skip
+
+
+def list_capabilities(actor: Actor, *, server_id: UUID, filters: CapabilityFilters, page: PageQuery) -> Page:
+    """What a server offers, by name; what it offers no longer only on request."""
+    server = get_server(actor, server_id=server_id)
+    rows = Capability.objects.for_org(actor.organization_id).filter(server=server)
+    rows = rows if filters.include_removed else rows.filter(removed_at=None)
+    equal = filters.model_dump(include={"kind", "is_enabled"}, exclude_none=True)
+    rows = rows.filter(**equal)
+    if filters.is_approved is not None:
+        as_now = {"approved_digest": F("digest")}
+        rows = rows.filter(**as_now) if filters.is_approved else rows.exclude(**as_now)
+    if filters.q:
+        rows = rows.filter(name__icontains=filters.q)
+    found = page_of(rows.order_by("kind", "public_name", "id"), page)
+    for row in found.items:
+        row.changes = describe_changes(row)
+    return found
+
+
+def get_capability(actor: Actor, *, capability_id: UUID) -> Capability:
+    """A capability of the actor's organisation."""
+    actor.require("server.read")
+    found = Capability.objects.for_org(actor.organization_id).filter(server__deleted_at=None)
+    capability: Capability | None = found.select_related("server").filter(pk=capability_id).first()
+    if capability is None:
+        raise NotFound("There is no such capability.")
+    capability.changes = describe_changes(capability)
+    return capability
+
+
+def describe_changes(capability: Capability) -> list[str]:
+    """What differs between the definition that was approved and the one of now, a line each."""
+    if not capability.approved_digest or capability.is_approved:
+        return []
+    return changes_between(capability.approved_definition, capability.definition)
+
+
+def approve_capability(actor: Actor, *, capability_id: UUID, digest: str = "") -> Capability:
+    """Let agents use a capability as it is defined now.
+
+    With the digest of the definition that was looked at, raises Conflict when it has changed meanwhile.
+    """
+    get_capability(actor, capability_id=capability_id)
+    actor.require("server.approve")
+    with transaction.atomic():
+        capability: Capability = Capability.objects.select_for_update().get(pk=capability_id)
+        if digest and digest != capability.digest:
+            raise Conflict("The definition has changed since you looked at it. Look at it again.")
+        if capability.removed_at:
+            raise Conflict("The server does not offer this any more.")
+        if capability.is_approved:
+            return capability
+        changes = describe_changes(capability)
+        capability.approve()
+        capability.store(update_fields=["approved_digest", "approved_definition", "updated_at"])
+        audit.record(actor, "capability.approved", _subject(capability), details={"changes": changes})
+        auth.raise_revision(capability.organization_id)
+    return capability
+
+
+def update_capability(actor: Actor, *, capability_id: UUID, **changes: Any) -> Capability:
+    """Decide how agents see and may use a capability."""
+    capability = get_capability(actor, capability_id=capability_id)
+    actor.require("server.approve")
+    unknown = sorted(set(changes) - _CHANGEABLE)
+    if unknown:
+        raise InvalidInput.for_field(unknown[0], "This cannot be set.")
+    changes = {field: value for field, value in changes.items() if getattr(capability, field) != value}
+    if not changes:
+        return capability
+    _check_scopes(changes.get("required_scopes", ()))
+    for field, value in changes.items():
+        setattr(capability, field, value)
+    with transaction.atomic():
+        if "alias" in changes:
+            _check_alias(capability)
+            capability.public_name = capability.alias or _own_name(capability)
+        capability.store()
+        audit.record(actor, "capability.updated", _subject(capability), details=changes)
+        auth.raise_revision(capability.organization_id)
+    return capability
+
+
+def _own_name(capability: Capability) -> str:
+    others = Capability.objects.present().filter(server=capability.server, kind=capability.kind)
+    rows = list(others.values_list("name", "public_name", "alias"))
+    held = {name: public for name, public, alias in rows if not alias}
+    aliases = [alias for _, _, alias in rows if alias and alias != capability.alias]
+    names = {capability.name, *(name for name, _, _ in rows)}
+    found = public_names(capability.kind, capability.server.slug, names, held=held, taken=aliases)
+    return found[capability.name]
+
+
+def _check_alias(capability: Capability) -> None:
+    """An alias must not pass for a tool of another server, nor for one of the platform's own."""
+    alias = capability.alias
+    if alias and capability.kind not in (CapabilityKind.TOOL, CapabilityKind.PROMPT):
+        raise InvalidInput.for_field("alias", "Only tools and prompts can have another name.")
+    if "__" in alias and not alias.startswith(f"{capability.server.slug}__"):
+        raise InvalidInput.for_field(
+            "alias", "Two underscores may only follow the slug of this capability's own server."
+        )
+    native = {name.casefold() for path in settings.MCP_TOOLBOXES for name in load(path).tools} if alias else set()
+    if alias.casefold() in native:
+        raise InvalidInput.for_field("alias", "A tool of the platform itself has this name.")
+    twins = Capability.objects.for_org(capability.organization_id).filter(
+        kind=capability.kind, removed_at=None, public_name__iexact=alias
+    )
+    if alias and twins.exclude(pk=capability.pk).exists():
+        raise Conflict(
+            "Another capability has this name for agents already.", details={"fields": {"alias": ["Taken."]}}
+        )
+
+
+def _check_scopes(scopes: Any) -> None:
+    unknown = [scope for scope in scopes if scope not in auth.known_permissions()]
+    if unknown:
+        raise InvalidInput.for_field("required_scopes", f"There is no permission {str(unknown[0])[:60]!r}.")
+
+
+def _subject(capability: Capability) -> str:
+    return f"capability:{capability.public_name}"

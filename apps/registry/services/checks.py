@@ -1,0 +1,227 @@
+"""Health: looking at servers on a schedule and on demand, and telling how they have fared."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Count, Q
+from django.utils import timezone
+
+from apps.audit import services as audit
+from apps.auth import services as auth
+from apps.core.actor import Actor, system_actor
+from apps.core.errors import BackendError, NotFound, ServiceError
+from apps.core.schemas import Page, PageQuery, page_of
+from apps.registry.backends.base import ServerRoute, UpstreamError
+from apps.registry.models import Health, HealthCheck, Server
+from apps.registry.schemas import HealthOut, Uptime
+from apps.registry.services.discovery import storable_text
+from apps.registry.services.reading import run_short
+from apps.registry.services.routes import connect, route_of
+from apps.registry.services.servers import get_server
+
+logger = logging.getLogger(__name__)
+
+CHECKS_AT_ONCE = 8
+MOST_IN_A_ROUND = 200
+KEPT_DAYS = 31
+MODERN = "2026-07-28"
+SLOW_SHARE = 0.5
+"""A check that takes more than this share of its time limit counts as degraded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One check to make."""
+
+    server: Server
+    route: ServerRoute
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """How a check went."""
+
+    health: str
+    latency_ms: float | None
+    message: str
+    protocol_version: str = ""
+
+
+def check_server(actor: Actor, *, server_id: UUID) -> HealthCheck:
+    """Look at a server now, and note how it fares."""
+    server = get_server(actor, server_id=server_id)
+    actor.require("server.check")
+    plan = _plan_of(server)
+    finding = run_short(lambda: _check(plan)) if isinstance(plan, _Plan) else plan
+    return _note(actor, server, finding)
+
+
+def check_due_servers() -> int:
+    """Look at every server whose time has come, several at once; returns how many."""
+    due = _claim_due(timezone.now())
+    plans = [_plan_of(server) for server in due]
+    findings = run_short(lambda: _check_all([plan for plan in plans if isinstance(plan, _Plan)]))
+    for server, plan in zip(due, plans, strict=True):
+        finding = findings.pop(0) if isinstance(plan, _Plan) else plan
+        try:
+            _note(system_actor(server.organization_id), server, finding)
+        except NotFound:
+            logger.info("server %s was deleted while it was checked", server.slug)
+    return len(due)
+
+
+def list_checks(actor: Actor, *, server_id: UUID, page: PageQuery) -> Page:
+    """The checks of a server, the newest first."""
+    server = get_server(actor, server_id=server_id)
+    return page_of(HealthCheck.objects.for_org(actor.organization_id).filter(server=server), page)
+
+
+def get_health(actor: Actor, *, server_id: UUID) -> HealthOut:
+    """How a server fares, and has fared."""
+    server = get_server(actor, server_id=server_id)
+    return HealthOut(
+        health=Health(server.health), message=server.health_message, latency_ms=server.latency_ms,
+        consecutive_failures=server.consecutive_failures, failing_since=server.failing_since,
+        checked_at=server.checked_at, uptime=uptime_of(server),
+    )  # fmt: skip
+
+
+def uptime_of(server: Server) -> Uptime:
+    """The share of passed checks over a day, a week and a month."""
+    now = timezone.now()
+    windows = {"last_24_hours": 1, "last_7_days": 7, "last_30_days": 30}
+    counts: dict[str, Any] = {}
+    for name, days in windows.items():
+        within = Q(at__gte=now - timedelta(days=days))
+        counts[f"{name}_all"] = Count("pk", filter=within)
+        counts[f"{name}_good"] = Count("pk", filter=within & ~Q(health=Health.UNHEALTHY))
+    rows = HealthCheck.objects.filter(server=server, at__gte=now - timedelta(days=30))
+    found = rows.order_by().aggregate(**counts)
+    return Uptime(**{name: _percentage(found[f"{name}_good"], found[f"{name}_all"]) for name in windows})
+
+
+def failing_critical_servers() -> list[str]:
+    """The slugs of critical servers, of all organisations, whose last check failed."""
+    failing = Server.objects.usable().filter(is_critical=True, health=Health.UNHEALTHY)
+    return list(failing.order_by("slug").values_list("slug", flat=True))
+
+
+def _percentage(good: int, total: int) -> float | None:
+    return round(100 * good / total, 3) if total else None
+
+
+def _claim_due(now: datetime) -> list[Server]:
+    """The servers whose time has come; another process that looks at the same moment finds them taken."""
+    rows = Server.objects.present().filter(is_enabled=True, organization__is_active=True)
+    due = [
+        server
+        for server in rows.order_by("checked_at")
+        if server.checked_at is None or server.checked_at + timedelta(seconds=server.check_interval_seconds) <= now
+    ]
+    return [
+        server
+        for server in due[:MOST_IN_A_ROUND]
+        if Server.objects.filter(pk=server.pk, checked_at=server.checked_at).update(checked_at=now)
+    ]
+
+
+def _plan_of(server: Server) -> _Plan | _Finding:
+    """How to check the server, or the finding that it cannot even be tried."""
+    try:
+        route = replace(route_of(server), timeout_seconds=server.check_timeout_seconds)
+    except ServiceError as error:
+        return _Finding(Health.UNHEALTHY, None, error.message)
+    return _Plan(server, route, server.check_retries)
+
+
+async def _check_all(plans: Sequence[_Plan]) -> list[_Finding]:
+    slots = asyncio.Semaphore(CHECKS_AT_ONCE)
+
+    async def check(plan: _Plan) -> _Finding:
+        async with slots:
+            return await _check(plan)
+
+    return list(await asyncio.gather(*(check(plan) for plan in plans)))
+
+
+async def _check(plan: _Plan) -> _Finding:
+    """Try as often as the server's retries allow; the last failure counts."""
+    route = plan.route
+    for attempt in range(plan.retries + 1):
+        started = time.monotonic()
+        try:
+            version = await _try(route)
+        except BackendError as error:
+            message = error.message
+        except Exception:
+            logger.exception("checking server %s failed", route.slug)
+            message = "The check itself failed. Its error is in the log."
+        else:
+            seconds = time.monotonic() - started
+            is_slow = seconds > route.timeout_seconds * SLOW_SHARE
+            note = f"It took {seconds:.1f} of {route.timeout_seconds:g} seconds." if is_slow else ""
+            return _Finding(Health.DEGRADED if is_slow else Health.HEALTHY, seconds * 1000, note, version)
+        if attempt == 0:
+            route = replace(route, protocol_version="")
+    return _Finding(Health.UNHEALTHY, None, message)
+
+
+async def _try(route: ServerRoute) -> str:
+    """Open the server and hear from it; returns the revision it speaks."""
+    # A known server of the newest revision is opened without a request, so it is asked to introduce itself again.
+    known = "" if route.protocol_version == MODERN else route.protocol_version
+    upstream = connect(replace(route, protocol_version=known))
+    try:
+        async with asyncio.timeout(route.timeout_seconds):
+            hello = await upstream.open()
+            if hello.protocol_version != MODERN:
+                await upstream.request("ping", {}, timeout_seconds=route.timeout_seconds)
+            return hello.protocol_version
+    except TimeoutError as error:
+        raise BackendError(f"{route.slug} did not answer within {route.timeout_seconds:g} seconds.") from error
+    except UpstreamError:
+        if upstream.is_open:  # it answered, if only to say that it knows no ping
+            return upstream.protocol_version
+        raise
+    finally:
+        await upstream.aclose()
+
+
+def _note(actor: Actor, before: Server, finding: _Finding) -> HealthCheck:
+    with transaction.atomic():
+        server = Server.objects.select_for_update().present().filter(pk=before.pk).first()
+        if server is None:
+            raise NotFound("There is no such server.")
+        now = timezone.now()
+        failed = finding.health == Health.UNHEALTHY
+        message = storable_text(finding.message)[:500]
+        check = HealthCheck(
+            organization_id=server.organization_id, server=server, at=now, health=finding.health,
+            latency_ms=finding.latency_ms, message=message,
+        ).store()  # fmt: skip
+        changed = server.health != finding.health
+        new_version = finding.protocol_version not in ("", server.protocol_version)
+        Server.objects.filter(pk=server.pk).update(
+            health=finding.health,
+            health_message=message,
+            latency_ms=finding.latency_ms,
+            consecutive_failures=server.consecutive_failures + 1 if failed else 0,
+            failing_since=(server.failing_since or now) if failed else None,
+            checked_at=now,
+            protocol_version=finding.protocol_version or server.protocol_version,
+        )
+        HealthCheck.objects.filter(server=server, at__lt=now - timedelta(days=KEPT_DAYS)).delete()
+        if changed:
+            details = {"from": server.health, "to": finding.health, "message": message}
+            audit.record(actor, "server.health_changed", server, details=details)
+        if changed or new_version:
+            auth.raise_revision(server.organization_id)
+    return check

@@ -1,0 +1,96 @@
+"""Asking a server for everything it offers: all pages of all lists that it declares."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from apps.core import egress
+from apps.core.errors import BackendError, BackendTimeout
+from apps.registry.backends.base import Hello, ServerRoute, Upstream, UpstreamError
+from apps.registry.models import CapabilityKind
+from apps.registry.services.routes import connect
+
+T = TypeVar("T")
+
+MOST_PAGES = 200
+MOST_ITEMS = 5000
+LONGEST_SECONDS = 120.0
+METHOD_NOT_FOUND = -32601
+LISTS = (
+    (CapabilityKind.TOOL, "tools", "tools/list", "tools"),
+    (CapabilityKind.RESOURCE, "resources", "resources/list", "resources"),
+    (CapabilityKind.RESOURCE_TEMPLATE, "resources", "resources/templates/list", "resourceTemplates"),
+    (CapabilityKind.PROMPT, "prompts", "prompts/list", "prompts"),
+)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a server says it offers. A kind that it refused to list is missing, and `refused` says why."""
+
+    hello: Hello
+    items: dict[str, list[Any]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def run_short(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run async work to its end in a loop of its own, with a pool of connections that ends with it."""
+
+    async def run() -> T:
+        try:
+            return await work()
+        finally:
+            await egress.close_shared_session()
+
+    return asyncio.run(run())
+
+
+async def read_all(route: ServerRoute) -> Reading:
+    """Open the server, read every list, close it; raises BackendError, BackendTimeout or BackendDown."""
+    upstream = connect(route)
+    try:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            reading = Reading(await upstream.open())
+            for kind, declared, method, key in LISTS:
+                await _read_kind(upstream, route, reading, (kind, declared, method, key))
+            return reading
+    except TimeoutError as error:
+        raise BackendTimeout(f"{route.slug} did not tell all that it offers within {LONGEST_SECONDS:g} s.") from error
+    finally:
+        await upstream.aclose()
+
+
+async def _read_kind(upstream: Upstream, route: ServerRoute, reading: Reading, what: tuple[str, str, str, str]) -> None:
+    kind, declared, method, key = what
+    if declared not in reading.hello.capabilities:
+        reading.items[kind] = []
+        return
+    try:
+        reading.items[kind] = await read_list(upstream, method, key, timeout_seconds=route.timeout_seconds)
+    except UpstreamError as error:
+        if kind == CapabilityKind.RESOURCE_TEMPLATE and error.rpc_code == METHOD_NOT_FOUND:
+            reading.items[kind] = []
+        else:
+            reading.refused[kind] = f"{method} failed: {error.message}"
+
+
+async def read_list(upstream: Upstream, method: str, key: str, *, timeout_seconds: float) -> list[Any]:
+    """All pages of one list; raises BackendError for a list that has no end."""
+    items: list[Any] = []
+    cursor: str | None = None
+    seen: set[str] = set()
+    for _ in range(MOST_PAGES):
+        params = {"cursor": cursor} if cursor else {}
+        result = await upstream.request(method, params, timeout_seconds=timeout_seconds)
+        page = result.get(key)
+        if not isinstance(page, list):
+            raise BackendError(f"The server's answer to {method} has no list of {key}.")
+        items.extend(page)
+        cursor = result.get("nextCursor")
+        if not isinstance(cursor, str) or not cursor:
+            return items
+        if cursor in seen or len(items) > MOST_ITEMS:
+            break
+        seen.add(cursor)
+    raise BackendError(f"The server's answer to {method} has no end; {MOST_ITEMS} entries are the most.")

@@ -1,0 +1,138 @@
+"""The way to a server, and what agents may use there: all that the road needs, read once per revision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+
+from apps.core.errors import NotFound
+from apps.core.loader import load
+from apps.registry.backends.base import ParamHeaders, ServerRoute, Upstream
+from apps.registry.models import Capability, CapabilityKind, Health, Risk, Server
+from apps.registry.services.credentials import headers_of
+from apps.registry.services.definitions import param_headers_of
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueTool:
+    """A tool that agents may use, as they see it, with what a decision needs to know about it."""
+
+    public_name: str
+    name: str
+    server_slug: str
+    server_id: UUID
+    definition: Mapping[str, Any]
+    risk: str
+    tags: tuple[str, ...]
+    environment: str
+    required_scopes: tuple[str, ...]
+    rate_limit_per_minute: int | None
+    cache_seconds: int | None
+    reads_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A server that agents may use and whose last check failed."""
+
+    server: str
+    since: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Everything of an organisation's servers that agents may use, and the servers that are down just now."""
+
+    tools: tuple[CatalogueTool, ...] = ()
+    unavailable: tuple[Unavailable, ...] = field(default_factory=tuple)
+
+
+def connect(route: ServerRoute) -> Upstream:
+    """A client for the route, not yet opened. Needs no database; whoever opens it closes it."""
+    entry = settings.BACKENDS["upstream"][route.transport]
+    client: Upstream = load(entry["path"])(route, **entry.get("options", {}))
+    return client
+
+
+def server_route(server_id: UUID) -> ServerRoute:
+    """The way to a server, its credentials opened. It never leaves the process; raises NotFound."""
+    server = Server.objects.present().filter(pk=server_id).first()
+    if server is None:
+        raise NotFound("This server does not exist any more.")
+    return route_of(server)
+
+
+def route_of(server: Server) -> ServerRoute:
+    """The way to a server at hand."""
+    return ServerRoute(
+        id=server.id,
+        organization_id=server.organization_id,
+        slug=server.slug,
+        name=server.name,
+        transport=server.transport,
+        url=server.url,
+        headers=headers_of(server),
+        command=tuple(server.command),
+        env=dict(server.env),
+        timeout_seconds=server.timeout_seconds or settings.UPSTREAM_TIMEOUT_SECONDS,
+        max_concurrency=server.max_concurrency,
+        isolate_sessions=server.isolate_sessions,
+        protocol_version=server.protocol_version,
+        environment=server.environment,
+        tags=tuple(server.tags),
+        param_headers=_param_headers(server),
+    )
+
+
+def _param_headers(server: Server) -> dict[str, ParamHeaders]:
+    tools = Capability.objects.present().filter(server=server, kind=CapabilityKind.TOOL)
+    found = {name: param_headers_of(definition) for name, definition in tools.values_list("name", "definition")}
+    return {name: headers for name, headers in found.items() if headers}
+
+
+def catalogue(organization_id: UUID | None) -> Catalogue:
+    """What agents of the organisation may use now: approved as it is defined, enabled, on a usable server."""
+    rows = (
+        Capability.objects.for_org(organization_id)
+        .usable()
+        .filter(kind=CapabilityKind.TOOL)
+        .select_related("server")
+        .order_by("public_name")
+    )
+    failing = Server.objects.for_org(organization_id).usable().filter(health=Health.UNHEALTHY).order_by("slug")
+    return Catalogue(
+        tools=tuple(_catalogue_tool(row) for row in rows),
+        unavailable=tuple(
+            Unavailable(server.slug, server.failing_since or server.checked_at, server.health_message)
+            for server in failing
+        ),
+    )
+
+
+def _catalogue_tool(row: Capability) -> CatalogueTool:
+    return CatalogueTool(
+        public_name=row.public_name,
+        name=row.name,
+        server_slug=row.server.slug,
+        server_id=row.server_id,
+        definition=as_agents_see(row),
+        risk=row.risk,
+        tags=tuple(dict.fromkeys([*row.server.tags, *row.tags])),
+        environment=row.server.environment,
+        required_scopes=tuple(row.required_scopes),
+        rate_limit_per_minute=row.rate_limit_per_minute,
+        cache_seconds=row.cache_seconds,
+        reads_only=row.risk == Risk.LOW,
+    )
+
+
+def as_agents_see(row: Capability) -> dict[str, Any]:
+    """The server's own definition, verbatim but for the name, and for the description where staff wrote another."""
+    shown = {**row.definition, "name": row.public_name}
+    if row.description_override:
+        shown["description"] = row.description_override
+    return shown
