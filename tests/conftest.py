@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+# The settings are not named in pyproject.toml: pytest-django would read the settings before this file names the data folder.
 _DATA = Path(tempfile.mkdtemp(prefix="gatehouse-tests-"))
 os.environ["GATEHOUSE_DATA"] = str(_DATA)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -14,7 +15,11 @@ os.environ.setdefault("GATEHOUSE_LOG_LEVEL", "warning")
 for _name in ("GATEHOUSE_KEY", "GATEHOUSE_ENV", "GATEHOUSE_PUBLIC_URL", "REDIS_URL", "BROKER_URL"):
     os.environ.pop(_name, None)
 
-from tests.people import Person, make_person  # noqa: E402 - the environment comes first
+import django  # noqa: E402 - the environment comes first
+
+django.setup()
+
+from tests.people import Person, make_person  # noqa: E402 - and Django before its models
 
 
 @pytest.fixture(scope="session", autouse=True)
