@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# The settings are not named in pyproject.toml: pytest-django would read the settings before this file names the data folder.
+# Django is set up here and not by pyproject.toml: pytest-django would read the settings before this names their folder.
 _DATA = Path(tempfile.mkdtemp(prefix="gatehouse-tests-"))
 os.environ["GATEHOUSE_DATA"] = str(_DATA)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
