@@ -12,7 +12,6 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.cache import add_never_cache_headers
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from apps.auth import services
 from apps.auth.admin.looks import key_state
@@ -27,6 +26,7 @@ from apps.core.staff import (
     ago,
     badge,
     code,
+    column,
     deed,
     link,
     reveal,
@@ -42,13 +42,13 @@ class KeyForm(ServiceForm):
 
     scopes = WordsField(
         required=False,
-        help_text="What the key may do out of what its owner may, with commas between: tool.*, tool.call:time__*. Empty: everything the owner may.",
+        help_text="What the key may do out of what its owner may: tool.read, tool.call:time__*. Empty: everything.",
     )
     once = forms.CharField(widget=forms.HiddenInput, required=False)
 
     class Meta:
         model = ApiKey
-        fields = ("user", "name", "scopes", "expires_at")
+        fields = ("name", "user", "scopes", "expires_at")
 
 
 @admin.register(ApiKey)
@@ -58,7 +58,7 @@ class ApiKeyAdmin(TenantAdmin):
     form = KeyForm
     view_permission = "key.read"
     add_permission = "key.write"
-    intro = "Keys are for agents and scripts. A key can do what its owner may do in this organisation, narrowed by its scopes."
+    intro = "Keys are for agents and scripts. A key can do what its owner may do here, narrowed by its scopes."
     empty_title = "No key yet"
     empty_text = "Add a key, copy it, and give it to an agent together with the address /mcp."
 
@@ -70,7 +70,7 @@ class ApiKeyAdmin(TenantAdmin):
     search_help_text = "Search by name or owner"
     sortable_by = ()
     ordering = ("-id",)
-    add_fieldsets = ((None, {"fields": ("user", "name", "scopes", "expires_at", "once")}),)
+    add_fieldsets = ((None, {"fields": ("name", "user", "scopes", "expires_at", "once")}),)
     fieldsets = (
         (None, {"fields": ("name_shown", "owner", "prefix_shown", "scopes_shown", "expires", "used", "made")}),
     )
@@ -80,42 +80,42 @@ class ApiKeyAdmin(TenantAdmin):
         """Whether it opens anything."""
         return [key_state(row)]
 
-    @display(description="Name")
+    @column("Name")
     def name_shown(self, key: ApiKey) -> SafeString:
         """What it is called."""
         return reveal(key.name)
 
-    @display(description="Owner")
+    @column("Owner")
     def owner(self, key: ApiKey) -> SafeString:
         """Whose rights it has."""
         return link("accounts_user", key.user_id, key.user)
 
-    @display(description="State")
+    @column("State")
     def state(self, key: ApiKey) -> SafeString:
         """Whether it opens anything."""
         return key_state(key)
 
-    @display(description="Begins with")
+    @column("Begins with")
     def prefix_shown(self, key: ApiKey) -> SafeString:
         """What may be shown of it."""
         return code(key.prefix)
 
-    @display(description="Scopes")
+    @column("Scopes")
     def scopes_shown(self, key: ApiKey) -> SafeString:
         """What it may do out of what its owner may."""
         return words(key.scopes) if key.scopes else badge("everything the owner may")
 
-    @display(description="Last used")
+    @column("Last used")
     def used(self, key: ApiKey) -> SafeString:
         """When, and from where."""
         return ago(key.last_used_at)
 
-    @display(description="Expires")
+    @column("Expires")
     def expires(self, key: ApiKey) -> SafeString | str:
         """When it stops working."""
         return ago(key.expires_at) if key.expires_at else "never"
 
-    @display(description="Made")
+    @column("Made")
     def made(self, key: ApiKey) -> SafeString:
         """When."""
         return ago(key.created_at)

@@ -9,13 +9,12 @@ from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from apps.auth import services
 from apps.auth.admin.looks import role_badge
 from apps.auth.models import Membership, Organization
 from apps.core.actor import Actor
-from apps.core.staff import Panel, ServiceAdmin, actor_of, ago, badge, choices_filter, deed, link
+from apps.core.staff import Panel, ServiceAdmin, actor_of, ago, badge, choices_filter, column, deed, link
 
 ROWS_SHOWN = 10
 
@@ -51,7 +50,8 @@ class OrganizationAdmin(ServiceAdmin):
         """With the number of members."""
         members = Membership.objects.filter(organization=OuterRef("pk")).order_by().values("organization")
         counted = Subquery(members.annotate(count=Count("pk")).values("count"))
-        return super().get_queryset(request).annotate(member_count=Coalesce(counted, 0))
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(member_count=Coalesce(counted, 0))
+        return rows
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Platform admins make organisations."""
@@ -75,34 +75,34 @@ class OrganizationAdmin(ServiceAdmin):
         is_here = actor_of(request).organization_id == row.pk
         return [
             Panel(
-                "Members", ("Who", "Role", "Since"), rows, "Nobody yet. Choose this organisation in the menu, then add members.",
+                "Members", ("Who", "Role", "Since"), rows, "Nobody yet. Choose it in the menu, then add members.",
                 more_url=reverse("admin:accounts_membership_changelist") if is_here else "",
                 add_url=reverse("admin:accounts_membership_add") if is_here else "",
                 add_label="Add a member",
             )
         ]  # fmt: skip
 
-    @display(description="Name", ordering="name")
+    @column("Name", ordering="name")
     def name_shown(self, organization: Organization) -> str:
         """Its name."""
         return organization.name
 
-    @display(description="Plan")
+    @column("Plan")
     def plan_shown(self, organization: Organization) -> SafeString:
         """Its tier."""
         return badge(organization.get_plan_display(), "info" if organization.plan == "premium" else "quiet")
 
-    @display(description="State")
+    @column("State")
     def state(self, organization: Organization) -> SafeString:
         """Whether it may be used."""
         return badge("Active", "good") if organization.is_active else badge("Switched off", "bad")
 
-    @display(description="Members")
+    @column("Members")
     def members(self, organization: Any) -> int:
         """How many."""
         return int(organization.member_count)
 
-    @display(description="Made")
+    @column("Made")
     def made(self, organization: Organization) -> SafeString:
         """When."""
         return ago(organization.created_at)
@@ -116,7 +116,8 @@ class OrganizationAdmin(ServiceAdmin):
         return services.update_organization(actor, organization_id=row.pk, **values)
 
     @deed(
-        "Switch off", permission="org.write", icon="toggle_off", tone="bad", is_for_platform_admins=True, in_lists=False,
+        "Switch off", permission="org.write", icon="toggle_off", tone="bad", is_for_platform_admins=True,
+        in_lists=False,
         is_offered=lambda organization: organization.is_active,
         question="Nobody can act in it any more: people, keys and agents are shut out at once. Nothing is deleted.",
     )  # fmt: skip

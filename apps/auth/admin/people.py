@@ -8,7 +8,6 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 from unfold.widgets import UnfoldAdminEmailInputWidget, UnfoldAdminTextInputWidget
 
 from apps.auth import services
@@ -25,6 +24,7 @@ from apps.core.staff import (
     ago,
     badge,
     choices_filter,
+    column,
     deed,
     link,
     reveal,
@@ -143,32 +143,32 @@ class UserAdmin(ServiceAdmin):
             ),
         ]
 
-    @display(description="E-mail address", ordering="email")
+    @column("E-mail address", ordering="email")
     def email_shown(self, user: User) -> str:
         """What they sign in with."""
         return user.email
 
-    @display(description="Name")
+    @column("Name")
     def name_shown(self, user: User) -> SafeString:
         """What they are called."""
         return reveal(user.name)
 
-    @display(description="State")
+    @column("State")
     def state(self, user: User) -> SafeString:
         """Whether they may sign in."""
         return badge("Active", "good") if user.is_active else badge("Deactivated", "bad")
 
-    @display(description="Platform")
+    @column("Platform")
     def platform(self, user: User) -> SafeString | str:
         """Whether the whole platform is theirs to run."""
         return badge("Platform admin", "info") if user.is_superuser else ""
 
-    @display(description="Last signed in")
+    @column("Last signed in")
     def last_seen(self, user: User) -> SafeString:
         """When."""
         return ago(user.last_login)
 
-    @display(description="Made")
+    @column("Made")
     def made(self, user: User) -> SafeString:
         """When."""
         return ago(user.created_at)
@@ -239,24 +239,24 @@ class MembershipAdmin(TenantAdmin):
         """What they are."""
         return [role_badge(row.role)]
 
-    @display(description="Member", ordering="user__email")
+    @column("Member", ordering="user__email")
     def member(self, membership: Membership) -> SafeString:
         """Who."""
         return reveal(
             f"{membership.user.name} · {membership.user.email}" if membership.user.name else membership.user.email
         )
 
-    @display(description="User")
+    @column("User")
     def user_shown(self, membership: Membership) -> SafeString:
         """Who."""
         return link("accounts_user", membership.user_id, membership.user)
 
-    @display(description="Role")
+    @column("Role")
     def role_shown(self, membership: Membership) -> SafeString:
         """As what."""
         return role_badge(membership.role)
 
-    @display(description="Since")
+    @column("Since")
     def since(self, membership: Membership) -> SafeString:
         """Since when."""
         return ago(membership.created_at)

@@ -8,10 +8,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from apps.auth.models import LoginFailure, RefreshToken
-from apps.core.staff import CappedPaginator, PlatformAdmin, ServiceAdmin, actor_of, ago, badge, code, link
+from apps.core.staff import CappedPaginator, PlatformAdmin, ServiceAdmin, actor_of, ago, badge, code, column, link
 
 
 @admin.register(RefreshToken)
@@ -19,6 +18,7 @@ class SessionAdmin(ServiceAdmin):
     """Who is signed in through REST. Signing out, a new password and a changed role end sessions."""
 
     view_permission = "member.write"
+    has_history = False
     intro = "Refresh tokens of people signed in through the API. Signing out, a new password or another role ends them."
     empty_title = "Nobody is signed in through the API"
     paginator = CappedPaginator
@@ -40,12 +40,12 @@ class SessionAdmin(ServiceAdmin):
         columns = super().get_list_display(request)
         return [*columns, "organization_shown"] if actor_of(request).organization_id is None else list(columns)
 
-    @display(description="Who")
+    @column("Who")
     def user_shown(self, token: RefreshToken) -> SafeString:
         """Who is signed in."""
         return link("accounts_user", token.user_id, token.user)
 
-    @display(description="State")
+    @column("State")
     def state(self, token: RefreshToken) -> SafeString:
         """Whether the token still works."""
         if token.revoked_at:
@@ -54,22 +54,22 @@ class SessionAdmin(ServiceAdmin):
             return badge("Renewed")
         return badge("Expired", "warn") if token.expires_at <= timezone.now() else badge("Signed in", "good")
 
-    @display(description="Begun")
+    @column("Begun")
     def begun(self, token: RefreshToken) -> SafeString:
         """When it was given."""
         return ago(token.created_at)
 
-    @display(description="Expires")
+    @column("Expires")
     def expires(self, token: RefreshToken) -> SafeString:
         """When it stops working."""
         return ago(token.expires_at)
 
-    @display(description="For")
+    @column("For")
     def audience_shown(self, token: RefreshToken) -> SafeString:
         """Which door its access tokens open."""
         return code(token.audience)
 
-    @display(description="Organisation")
+    @column("Organisation")
     def organization_shown(self, token: RefreshToken) -> SafeString | str:
         """Where they are signed in."""
         return (
@@ -93,12 +93,12 @@ class LoginFailureAdmin(PlatformAdmin):
     ordering = ("-last_failed_at",)
     paginator = CappedPaginator
 
-    @display(description="Last failure")
+    @column("Last failure")
     def last(self, failure: LoginFailure) -> SafeString:
         """When."""
         return ago(failure.last_failed_at)
 
-    @display(description="Locked")
+    @column("Locked")
     def locked(self, failure: LoginFailure) -> SafeString:
         """Until when."""
         is_locked = failure.locked_until and failure.locked_until > timezone.now()

@@ -1,0 +1,50 @@
+"""What every staff page is made of: scoping, saving through services, deeds, and how values look."""
+
+from apps.core.staff.admin import Panel, PlatformAdmin, ServiceAdmin, TenantAdmin, actor_of
+from apps.core.staff.deeds import Deed, deed
+from apps.core.staff.display import (
+    ago,
+    badge,
+    code,
+    column,
+    exact,
+    json_block,
+    link,
+    milliseconds,
+    reveal,
+    text_block,
+    words,
+)
+from apps.core.staff.fields import LinesField, PairsField, SecretField, WordsField
+from apps.core.staff.filters import ScopedFilter, choices_filter
+from apps.core.staff.forms import ServiceForm
+from apps.core.staff.paginator import CappedPaginator
+
+__all__ = [
+    "CappedPaginator",
+    "Deed",
+    "LinesField",
+    "PairsField",
+    "Panel",
+    "PlatformAdmin",
+    "ScopedFilter",
+    "SecretField",
+    "ServiceAdmin",
+    "ServiceForm",
+    "TenantAdmin",
+    "WordsField",
+    "actor_of",
+    "ago",
+    "badge",
+    "choices_filter",
+    "code",
+    "column",
+    "deed",
+    "exact",
+    "json_block",
+    "link",
+    "milliseconds",
+    "reveal",
+    "text_block",
+    "words",
+]

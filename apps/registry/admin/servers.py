@@ -1,0 +1,472 @@
+"""Staff pages of servers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Count, F, Q, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import DropdownFilter
+
+from apps.core.actor import Actor
+from apps.core.errors import ServiceError
+from apps.core.staff import (
+    LinesField,
+    PairsField,
+    Panel,
+    ServiceForm,
+    TenantAdmin,
+    WordsField,
+    actor_of,
+    ago,
+    badge,
+    choices_filter,
+    code,
+    column,
+    deed,
+    json_block,
+    link,
+    milliseconds,
+    reveal,
+    text_block,
+    words,
+)
+from apps.core.staff.admin import TemplateParts
+from apps.registry import services
+from apps.registry.admin.looks import (
+    capability_state,
+    environment_badge,
+    health_badge,
+    server_state,
+    warning_badge,
+)
+from apps.registry.models import Server, Transport
+
+ROWS_SHOWN = 6
+DEFAULT_CHECK_SECONDS = Server._meta.get_field("check_interval_seconds").get_default()
+
+
+class ServerForm(ServiceForm):
+    """A server, as people write it."""
+
+    command = LinesField(
+        required=False,
+        help_text="The program and its arguments, one in each line. Only what GATEHOUSE_STDIO_ALLOW lists may run.",
+    )
+    env = PairsField(
+        required=False,
+        label="Environment variables",
+        help_text="NAME=value, one in each line. Nothing secret: add a credential.",
+    )
+    tags = WordsField(required=False, help_text="Free words, with commas between them.")
+
+    class Meta:
+        model = Server
+        exclude = ()
+        labels = {
+            "url": "URL",
+            "owner_label": "Whom to ask",
+            "timeout_seconds": "Timeout in seconds",
+            "max_concurrency": "Calls at the same time",
+            "check_interval_seconds": "Seconds between checks",
+            "check_timeout_seconds": "Timeout in seconds",
+            "check_retries": "Retries before it counts as down",
+            "is_critical": "Critical",
+            "isolate_sessions": "Isolate sessions",
+        }
+        help_texts = {"max_concurrency": "", "owner_label": ""}
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "env" in self.fields and self.instance.env:
+            self.initial["env"] = {}
+            names = ", ".join(self.instance.env_names)
+            self.fields[
+                "env"
+            ].help_text = f"Set now: {names}. Their values are not shown. Write all pairs anew to replace them."
+
+
+class ApprovalFilter(DropdownFilter):  # type: ignore[misc]
+    """Approved, or waiting."""
+
+    title = "approval"
+    parameter_name = "approval"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """The choices."""
+        return [("waiting", "Waiting for approval"), ("approved", "Approved")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        """The rows of the choice."""
+        if self.value() == "waiting":
+            return queryset.filter(approved_at=None)
+        return queryset.exclude(approved_at=None) if self.value() == "approved" else queryset
+
+
+class RemovedFilter(DropdownFilter):  # type: ignore[misc]
+    """Servers that are there, unless the removed ones are asked for."""
+
+    title = "removal"
+    parameter_name = "removed"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """The choice besides the usual one."""
+        return [("yes", "Removed servers")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        """The rows of the choice."""
+        return queryset.exclude(deleted_at=None) if self.value() == "yes" else queryset.present()
+
+
+@admin.register(Server)
+class ServerAdmin(TenantAdmin):
+    """Register, look at, approve and switch off servers."""
+
+    form = ServerForm
+    view_permission = "server.read"
+    add_permission = change_permission = "server.write"
+    intro = "Agents use a server once it is approved and enabled. What it adds later waits."
+    panels_first = True
+    empty_title = "No server yet"
+    empty_text = "Add the address of an MCP server. Then test the connection, discover its tools and approve it."
+
+    list_display = ("name_and_slug", "state", "health_now", "tool_count", "environment_shown", "transport", "checked")
+    list_display_links = ("name_and_slug",)
+    list_filter = (
+        ApprovalFilter,
+        choices_filter("health"),
+        choices_filter("environment"),
+        choices_filter("transport"),
+        "is_enabled",
+        RemovedFilter,
+    )
+    search_fields = ("name", "slug")
+    search_help_text = "Search by name or slug"
+    sortable_by = ("name_and_slug",)
+    ordering = ("name",)
+
+    # What the page shows
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """With the numbers of capabilities, and of those that wait for approval."""
+        here = Q(capabilities__removed_at=None)
+        waits = here & ~Q(capabilities__approved_digest=F("capabilities__digest"))
+        counts = {"offered": Count("capabilities", filter=here), "waits": Count("capabilities", filter=waits)}
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(**counts)
+        return rows
+
+    def waiting(self, request: HttpRequest) -> QuerySet[Any]:
+        """Those that wait for approval, the oldest first."""
+        return self.get_queryset(request).present().filter(approved_at=None).order_by("created_at")  # type: ignore[attr-defined, no-any-return]
+
+    def findable(self, request: HttpRequest) -> QuerySet[Any]:
+        """Those that the search of the menu offers."""
+        return self.get_queryset(request).present()  # type: ignore[attr-defined, no-any-return]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """In the order in which one thinks of a server: what it is, where it is, what it may, how it is watched."""
+        is_stdio = obj.transport == Transport.STDIO if obj else actor_of(request).is_platform_admin
+        is_http = obj is None or obj.transport == Transport.STREAMABLE_HTTP
+        command = ["command", "env"] if self.has_change_permission(request, obj) else ["command_shown", "env_shown"]
+        reached = [
+            "transport",
+            *(["url"] if is_http else []),
+            *([*command, "isolate_sessions"] if is_stdio else []),
+        ]
+        sets: list[tuple[str | None, dict[str, Any]]] = [
+            (None, {"fields": ["name", "slug", "description", ("environment", "owner_label"), "tags"]}),
+            ("How it is reached", {"fields": reached}),
+            ("What it may use", {"fields": [("timeout_seconds", "max_concurrency")]}),
+            (
+                "How it is watched",
+                {"fields": [("check_interval_seconds", "check_timeout_seconds"), "check_retries", "is_critical"]},
+            ),
+        ]
+        if obj:
+            sets.append(("What it says of itself", {"fields": ["protocol", "server_info_shown", "instructions_shown"]}))
+        return sets
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:
+        """What a server says itself, and what it keeps for life."""
+        shown = ("protocol", "server_info_shown", "instructions_shown", "command_shown", "env_shown")
+        return shown if obj is None else (*shown, "slug", "transport")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A stdio server runs a command here: only platform admins change it. A removed one stays as it was."""
+        if obj is not None and (
+            obj.deleted_at or (obj.transport == Transport.STDIO and not actor_of(request).is_platform_admin)
+        ):
+            return False
+        return super().has_change_permission(request, obj)
+
+    def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        """stdio is offered to platform admins only."""
+        if db_field.name == "transport" and not actor_of(request).is_platform_admin:
+            options["choices"] = [(Transport.STREAMABLE_HTTP.value, Transport.STREAMABLE_HTTP.label)]
+        return super().formfield_for_choice_field(db_field, request, **options)
+
+    def summary(self, row: Server) -> Sequence[object]:
+        """Whether agents may use it, and how it fares."""
+        shown = [server_state(row), health_badge(row.health, row.health_message), environment_badge(row.environment)]
+        if row.is_critical:
+            shown.append(badge("Critical", "info"))
+        if row.health_message:
+            shown.append(format_html('<span class="gh-note">{}</span>', reveal(row.health_message)))
+        return shown
+
+    def panels(self, request: HttpRequest, row: Server) -> Sequence[Panel]:
+        """Its capabilities, credentials, checks and discoveries."""
+        return [self._capabilities(row), self._credentials(request, row), self._checks(row), self._discoveries(row)]
+
+    def _capabilities(self, server: Server) -> Panel:
+        shown = server.capabilities.filter(removed_at=None)
+        rows = [
+            (
+                link("registry_capability", each.pk, code(each.name)),
+                each.get_kind_display(),
+                capability_state(each),
+                warning_badge(each),
+            )
+            for each in shown[:ROWS_SHOWN]
+        ]
+        return Panel(
+            "What it offers",
+            ("Name", "Kind", "State", ""),
+            rows,
+            "Nothing known yet. Discover the server to read its tools, resources and prompts.",
+            more_url=_list_url("capability", server),
+            more_label="All capabilities",
+        )
+
+    def _credentials(self, request: HttpRequest, server: Server) -> Panel:
+        rows = [
+            (
+                link("registry_credential", each.pk, each.get_kind_display()),
+                each.header or each.username or "",
+                ago(each.created_at),
+            )
+            for each in server.credentials.all()[:ROWS_SHOWN]
+        ]
+        may_add = self.has_change_permission(request, server) and actor_of(request).organization_id is not None
+        return Panel(
+            "Credentials",
+            ("Kind", "Header or user", "Added"),
+            rows,
+            "None: Gatehouse calls this server without a credential.",
+            add_url=f"{reverse('admin:registry_credential_add')}?server={server.pk}" if may_add else "",
+            add_label="Add a credential",
+        )
+
+    def _checks(self, server: Server) -> Panel:
+        rows = [
+            (ago(each.at), health_badge(each.health), milliseconds(each.latency_ms), reveal(each.message))
+            for each in server.health_checks.order_by("-at")[:ROWS_SHOWN]
+        ]
+        return Panel(
+            "Last checks",
+            ("When", "Health", "Took", ""),
+            rows,
+            "Not checked yet.",
+            more_url=_list_url("healthcheck", server),
+        )
+
+    def _discoveries(self, server: Server) -> Panel:
+        rows = [
+            (
+                link("registry_discovery", each.pk, ago(each.created_at)),
+                each.total,
+                f"+{len(each.added)} ~{len(each.changed)} -{len(each.removed)}",
+                badge("Failed", "bad", title=each.error) if each.error else badge("Done", "good"),
+            )
+            for each in server.discoveries.all()[:ROWS_SHOWN]
+        ]
+        columns = ("When", "Offered", "Added, changed, removed", "")
+        return Panel("Discoveries", columns, rows, "Not discovered yet.", more_url=_list_url("discovery", server))
+
+    @column("Name", ordering="name", header=True)
+    def name_and_slug(self, server: Server) -> tuple[str, str]:
+        """The name, and below it the slug that its tools begin with."""
+        return server.name, server.slug
+
+    @column("State")
+    def state(self, server: Server) -> SafeString:
+        """Whether agents may use it."""
+        return server_state(server)
+
+    @column("Health")
+    def health_now(self, server: Server) -> SafeString:
+        """How it fares."""
+        return health_badge(server.health, server.health_message)
+
+    @column("Offers")
+    def tool_count(self, server: Any) -> SafeString:
+        """How many capabilities it has, and how many of them wait for approval."""
+        waiting = badge(f"{server.waits} waiting", "warn") if server.waits and server.is_approved else ""
+        return format_html("{} {}", server.offered, waiting)
+
+    @column("Environment")
+    def environment_shown(self, server: Server) -> SafeString:
+        """What it is used for."""
+        return environment_badge(server.environment)
+
+    @column("Checked")
+    def checked(self, server: Server) -> SafeString:
+        """When it was last checked."""
+        return ago(server.checked_at)
+
+    @column("Protocol")
+    def protocol(self, server: Server) -> SafeString:
+        """The revision it spoke when it was last discovered, and when that was."""
+        return SafeString(
+            f"{code(server.protocol_version)} {ago(server.discovered_at)}"
+            if server.protocol_version
+            else "Not discovered yet"
+        )
+
+    @column("Server")
+    def server_info_shown(self, server: Server) -> SafeString:
+        """What it calls itself."""
+        return json_block(server.server_info)
+
+    @column("Instructions")
+    def instructions_shown(self, server: Server) -> SafeString:
+        """What it tells agents, nothing hidden."""
+        return text_block(server.instructions)
+
+    @column("Command")
+    def command_shown(self, server: Server) -> SafeString:
+        """The exact command."""
+        return code(" ".join(map(str, server.command)))
+
+    @column("Environment variables")
+    def env_shown(self, server: Server) -> SafeString:
+        """The names of its variables."""
+        return words(server.env_names)
+
+    # What staff do
+
+    def create(self, actor: Actor, values: dict[str, Any]) -> Server:
+        """Register a server."""
+        if values["transport"] == Transport.STDIO and values["check_interval_seconds"] == DEFAULT_CHECK_SECONDS:
+            del values["check_interval_seconds"]  # the service knows a better one: each check starts a process
+        return services.register_server(actor, **values)
+
+    def update(self, actor: Actor, row: Server, values: dict[str, Any]) -> Server:
+        """Change a server."""
+        return services.update_server(actor, server_id=row.pk, **values)
+
+    @deed(
+        "Approve",
+        permission="server.approve",
+        icon="verified",
+        tone="main",
+        is_offered=lambda server: not server.approved_at and not server.deleted_at,
+    )
+    def approve(self, actor: Actor, server: Server) -> str:
+        """Let agents use it."""
+        services.approve_server(actor, server_id=server.pk)
+        return f"{server} is approved. Agents can use what it offers now; what it adds later waits for you."
+
+    @deed(
+        "Approve what waits", permission="server.approve", icon="verified", tone="main", in_lists=False,
+        is_offered=lambda server: server.approved_at and server.waits and not server.deleted_at,
+        question="Agents may use everything that this server has added or changed since it was approved.",
+    )  # fmt: skip
+    def approve_waiting(self, actor: Actor, server: Server) -> str:
+        """Let agents use what it has added or changed."""
+        services.approve_server(actor, server_id=server.pk)
+        return f"Everything that {server} offers now is approved."
+
+    @deed(
+        "Test connection",
+        permission="server.check",
+        icon="network_check",
+        in_lists=False,
+        is_offered=lambda server: not server.deleted_at,
+    )
+    def test_connection(self, actor: Actor, server: Server) -> TemplateParts:
+        """Try each step of reaching it."""
+        steps = services.test_connection(actor, server_id=server.pk)
+        again = self.deed_url(server, "test_connection")
+        return TemplateParts("staff/connection.html", {"title": "Test connection", "steps": steps, "again_url": again})
+
+    @deed("Discover", permission="server.write", icon="travel_explore", is_offered=lambda server: not server.deleted_at)
+    def discover(self, actor: Actor, server: Server) -> str:
+        """Read everything it offers, in the background."""
+        services.start_discovery(actor, server_id=server.pk)
+        return f"{server} is being discovered. Its capabilities appear here when the job has ended."
+
+    @deed(
+        "Check now",
+        permission="server.check",
+        icon="monitor_heart",
+        in_lists=False,
+        is_offered=lambda server: not server.deleted_at,
+    )
+    def check_now(self, actor: Actor, server: Server) -> str:
+        """Look at its health now."""
+        found = services.check_server(actor, server_id=server.pk)
+        took = f" It took {milliseconds(found.latency_ms)}." if found.latency_ms is not None else ""
+        if found.health != "healthy":
+            raise ServiceError(f"{server} is {found.get_health_display().lower()}: {found.message}")
+        return f"{server} is healthy.{took}"
+
+    @deed(
+        "Enable",
+        permission="server.write",
+        icon="toggle_on",
+        is_offered=lambda server: not server.is_enabled and not server.deleted_at,
+    )
+    def enable(self, actor: Actor, server: Server) -> str:
+        """Let agents use it again."""
+        services.enable_server(actor, server_id=server.pk)
+        return f"{server} is enabled."
+
+    @deed(
+        "Disable",
+        permission="server.write",
+        icon="toggle_off",
+        is_offered=lambda server: server.is_enabled and not server.deleted_at,
+    )
+    def disable(self, actor: Actor, server: Server) -> str:
+        """Keep agents from using it, at once."""
+        services.disable_server(actor, server_id=server.pk)
+        return f"{server} is disabled. Agents see it no more."
+
+    @deed(
+        "Revoke approval", permission="server.approve", icon="gpp_bad", tone="bad",
+        is_offered=lambda server: server.approved_at and not server.deleted_at,
+        question="Agents lose this server's tools at once. To give them back, somebody has to approve it again.",
+    )  # fmt: skip
+    def revoke(self, actor: Actor, server: Server) -> str:
+        """Take the approval back."""
+        services.revoke_approval(actor, server_id=server.pk)
+        return f"{server} is no longer approved."
+
+    @deed(
+        "Remove", permission="server.write", icon="delete", tone="bad", is_offered=lambda server: not server.deleted_at,
+        question="Agents lose this server's tools at once. Its history stays, and it can be restored.",
+    )  # fmt: skip
+    def remove(self, actor: Actor, server: Server) -> str:
+        """Take it out of use; it can be restored."""
+        services.delete_server(actor, server_id=server.pk)
+        return f"{server} is removed. The list shows it under “Removed servers”."
+
+    @deed(
+        "Restore",
+        permission="server.write",
+        icon="restore_from_trash",
+        tone="main",
+        is_offered=lambda server: server.deleted_at,
+    )
+    def restore(self, actor: Actor, server: Server) -> str:
+        """Bring it back."""
+        services.restore_server(actor, server_id=server.pk)
+        return f"{server} is back."
+
+
+def _list_url(model: str, server: Server) -> str:
+    return f"{reverse(f'admin:registry_{model}_changelist')}?server__id__exact={server.pk}"
