@@ -93,8 +93,8 @@ class Live:
         import uvicorn
 
         config = uvicorn.Config(
-            "config.asgi:application", log_config=None, access_log=False, proxy_headers=False, lifespan="on", ws="websockets-sansio",
-            timeout_graceful_shutdown=3,
+            "config.asgi:application", log_config=None, access_log=False, proxy_headers=False, lifespan="on",
+            ws="websockets-sansio", timeout_graceful_shutdown=3,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
