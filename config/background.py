@@ -46,7 +46,7 @@ class Background:
         """Fetch no new job and fire no schedule any more; returns at once."""
         from celery.worker import state
 
-        state.should_stop = os.EX_OK
+        state.should_stop = os.EX_OK  # type: ignore[assignment]
         self._stopping.set()
 
     def stop(self, *, seconds: float) -> bool:

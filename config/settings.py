@@ -195,8 +195,15 @@ MCP_TOOLBOXES = ["config.mcp.toolbox", "apps.gateway.mcp.toolbox"]
 
 # Work in the background ------------------------------------------------------------------------------------------
 
-CELERY_BROKER_URL = ENV.broker_url or "memory://"
-CELERY_BROKER_TRANSPORT_OPTIONS = {} if ENV.broker_url else {"polling_interval": 0.05}
+TASK_APP = "config.celery.app"
+CELERY_BROKER_URL = ENV.broker_url or "memory://localhost/"
+# A request that starts a job must not wait for a broker that is down: the job's row is sent again later.
+CELERY_BROKER_CONNECTION_TIMEOUT = 2
+CELERY_BROKER_TRANSPORT_OPTIONS = (
+    {"max_retries": 1, "interval_start": 0, "connect_retries_timeout": 2}
+    if ENV.broker_url
+    else {"polling_interval": 0.05}
+)
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_IGNORE_RESULT = True
@@ -224,6 +231,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "The self-hosted control plane for what an organisation's AI agents may use.",
     "VERSION": VERSION,
     "OAS_VERSION": "3.1.0",
+    "COMPONENT_SPLIT_PATCH": False,
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
@@ -237,7 +245,6 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = ENV.data / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = ENV.dev
 UNFOLD: dict[str, Any] = {"SITE_TITLE": "Gatehouse", "SITE_HEADER": "Gatehouse"}

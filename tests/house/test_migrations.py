@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
@@ -16,7 +17,11 @@ from django.core.management import call_command
 from psycopg import sql
 
 PROJECT = Path(__file__).parent.parent.parent
-OURS = [config.label for config in apps.get_app_configs() if config.name.startswith("apps.")]
+OURS = [
+    config.label
+    for config in apps.get_app_configs()
+    if config.name.startswith("apps.") and find_spec(f"{config.name}.migrations")
+]
 TABLES = """
 from django.core.management import call_command
 from django.db import connection

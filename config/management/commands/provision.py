@@ -61,7 +61,7 @@ def make_member(organization: Organization, role: str) -> tuple[dict[str, str], 
     """A user of this role and a key of theirs without scopes: it may what its owner may."""
     actor = system_actor(organization.id, surface="command")
     account = {"email": f"{role}@{organization.slug}.example", "password": new_password()}
-    user = auth.create_user(actor, **account, name=role.capitalize())
+    user = auth.create_user(actor, email=account["email"], password=account["password"], name=role.capitalize())
     auth.add_member(actor, organization_id=organization.id, user_id=user.id, role=role)
     key = auth.create_key(actor, name=f"{role} of {organization.slug}", user_id=user.id)
     return account, key.plain
@@ -72,7 +72,10 @@ def make_platform_admin() -> dict[str, str] | None:
     if User.objects.filter(is_superuser=True).exists():
         return None
     account = {"email": ADMIN_EMAIL, "password": new_password()}
-    auth.create_user(system_actor(surface="command"), **account, name="Admin", is_platform_admin=True)
+    auth.create_user(
+        system_actor(surface="command"), email=account["email"], password=account["password"], name="Admin",
+        is_platform_admin=True,
+    )  # fmt: skip
     return account
 
 

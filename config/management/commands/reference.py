@@ -20,8 +20,9 @@ DOCS = BASE_DIR / "docs"
 _DOOR_ERRORS = (
     ("METHOD_NOT_ALLOWED", 405, "The address does not take this method."),
     ("UNSUPPORTED_MEDIA_TYPE", 415, "The body is of a type that the address does not read."),
+    ("MISDIRECTED", 421, "The request names a host that is not ours."),
 )
-_AGENT_SEES_HTTP = {"MALFORMED", "NOT_AUTHENTICATED", "TOO_LARGE"}
+_AGENT_SEES_HTTP = {"MALFORMED", "NOT_AUTHENTICATED", "TOO_LARGE", *(code for code, _, _ in _DOOR_ERRORS)}
 
 
 class Command(BaseCommand):

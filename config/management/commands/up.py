@@ -28,7 +28,6 @@ from config.management.commands.demo import Demo, make_demo
 DRAIN_SECONDS = 6
 STOP_SECONDS = 9.0
 READY_SECONDS = 60.0
-MIGRATION_LOCK = 0x6A7E_0005E
 ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
 
 
@@ -125,27 +124,10 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def migrate() -> None:
-    """Bring the database up to date; of two that start at once, one waits for the other."""
-    with one_migrates():
-        executor = MigrationExecutor(connection)
-        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-            call_command("migrate", interactive=False, verbosity=0)
-
-
-@contextlib.contextmanager
-def one_migrates() -> Iterator[None]:
-    """Hold the right to migrate: a lock of the server on PostgreSQL, of a file beside an embedded database."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
-            try:
-                yield
-            finally:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
-        return
-    with (settings.DATA_DIR / "migrate.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Bring the database up to date, if it is not."""
+    executor = MigrationExecutor(connection)
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        call_command("migrate", interactive=False, verbosity=0)
 
 
 def web_server(background: Any) -> Any:
