@@ -5,16 +5,19 @@ The row is written first and is the truth. A message only says "look at this row
 
 import json
 import logging
+import time
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from apps.core.actor import Actor
 from apps.core.errors import InvalidInput
+from apps.core.loader import load
 from apps.core.logs import request_id
 from apps.jobs.models import Job, State
 
@@ -24,7 +27,11 @@ RESEND_SECONDS = 60
 """How long a due job may wait before its message counts as lost."""
 LEASE_SECONDS = 30
 """How long a running job may be silent before its worker counts as gone."""
+LEAVE_BROKER_SECONDS = 5.0
+"""How long a broker that failed is not asked again: requests that start jobs must not wait for it one by one."""
 BATCH = 1_000
+
+_leave_broker_until = 0.0
 
 
 def start(actor: Actor, kind: str, *, subject: str = "", **arguments: Any) -> Job:
@@ -50,16 +57,17 @@ def start(actor: Actor, kind: str, *, subject: str = "", **arguments: Any) -> Jo
 
 
 def send(job_id: UUID, kind: str) -> bool:
-    """Give the broker the id of a job; a broker that does not take it is only logged."""
-    from celery import current_app
-
-    try:
-        current_app.send_task(kind, args=[str(job_id)], retry=False)
-    except Exception:  # each broker raises errors of its own; the row waits for the next round
-        logger.warning("the broker did not take job %s; it is sent again later", job_id, exc_info=True)
-        Job.objects.filter(pk=job_id, state=State.PENDING).update(sent_at=None)
-        return False
-    return True
+    """Give the broker the id of a job; one that does not take it is logged and left alone for a few seconds."""
+    global _leave_broker_until  # noqa: PLW0603 - what this process knows of the broker
+    if time.monotonic() >= _leave_broker_until:
+        try:
+            load(settings.TASK_APP).send_task(kind, args=[str(job_id)], retry=False)
+            return True
+        except Exception as error:  # each broker raises errors of its own; the row waits for the next round
+            _leave_broker_until = time.monotonic() + LEAVE_BROKER_SECONDS
+            logger.warning("the broker does not take jobs (%s); they wait in the database", error)
+    Job.objects.filter(pk=job_id, state=State.PENDING).update(sent_at=None)
+    return False
 
 
 def requeue_stale() -> int:

@@ -21,6 +21,7 @@ from django.db.models import F
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from apps.auth import services as auth
 from apps.core import logs
 from apps.core.actor import Actor
 from apps.core.errors import BackendError, ServiceError
@@ -122,8 +123,6 @@ def _claim(lease: _Lease) -> Job | None:
 
 def _actor_of(job: Job) -> Actor:
     """The actor, with the rights of now; raises a ServiceError when there is nobody any more."""
-    from apps.auth import services as auth
-
     actor = auth.actor_for_job(job.actor_kind, job.actor_id, job.organization_id)
     logs.current_actor.set(actor)
     return actor
