@@ -1,0 +1,1 @@
+"""The control room: who sees which rows, and what deeds do."""
