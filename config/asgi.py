@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -89,12 +90,14 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
 
 
 async def _read_checked(scope: Scope, receive: Receive) -> bytes:
-    if "\x00" in scope["path"] or "%00" in scope.get("query_string", b"").decode("latin-1"):
+    query = scope.get("query_string", b"")
+    if "\x00" in scope["path"] or b"%00" in query:
         raise Malformed("An address must not contain NUL.")
     try:
-        scope.get("query_string", b"").decode("ascii")
+        query.decode("ascii")
+        unquote_to_bytes(query).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Malformed("The query is not percent-encoded.") from error
+        raise Malformed("The query is not percent-encoded UTF-8.") from error
     headers = dict(scope["headers"])
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Malformed("Compressed bodies are not read. Send the body as it is.")

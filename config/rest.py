@@ -95,7 +95,8 @@ def build_api() -> NinjaAPI:
 
 def refuse_unknown_queries(made: NinjaAPI) -> None:
     """Answer 400 to a query name that an operation does not have: a filter that is ignored shows too much."""
-    for _, router in made._routers:
+    # Ninja works with copies of the routers, which it makes here; to watch the routers themselves has no effect.
+    for router in made._get_bound_routers():
         for view in router.path_operations.values():
             _watch(view)
 
