@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from ninja import Query, Router
+from ninja import Query, Router, Status
 
 from apps.core.doors import ActorRequest
 from apps.core.schemas import PageOut, PageQuery
@@ -33,4 +33,4 @@ def cancel_job(request: ActorRequest, job_id: UUID) -> object:
 @router.post("/{job_id}/repeat", response={202: JobOut}, operation_id="repeat_job")
 def repeat_job(request: ActorRequest, job_id: UUID) -> object:
     """Start a job that has ended once more, in the name of whoever asks."""
-    return 202, services.repeat_job(request.actor, job_id=job_id)
+    return Status(202, services.repeat_job(request.actor, job_id=job_id))

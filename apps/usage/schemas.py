@@ -2,9 +2,10 @@
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer
 
 from apps.core.schemas import In, Moment, Out
 from apps.usage.models import Status
@@ -44,5 +45,5 @@ class EventOut(Out):
     bytes_out: int
     tokens_in: int
     tokens_out: int
-    cost: Decimal
+    cost: Annotated[Decimal, PlainSerializer(lambda cost: format(cost, "f"), return_type=str)]
     request_id: str
