@@ -1,8 +1,10 @@
 """What every Django request passes: its id and address, the pages' security headers, and the actor of the admin."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import UUID, uuid4
 
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from apps.core import logs
@@ -74,35 +76,35 @@ class StaffMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Serve one request."""
-        if request.path.startswith(ADMIN_PREFIX) and request.user.is_authenticated:
-            request.actor = _staff_actor(request)  # type: ignore[attr-defined]
+        if request.path.startswith(ADMIN_PREFIX) and isinstance(request.user, AbstractBaseUser):
+            request.actor = _staff_actor(request, request.user)  # type: ignore[attr-defined]
             logs.current_actor.set(request.actor)  # type: ignore[attr-defined]
         return self.get_response(request)
 
 
-def _staff_actor(request: HttpRequest) -> Actor | None:
+def _staff_actor(request: HttpRequest, user: Any) -> Actor | None:
     from apps.auth import services as auth
 
     address: str = request.address  # type: ignore[attr-defined]
-    for organization_id in _possible_organizations(request):
+    for organization_id in _possible_organizations(request, user):
         try:
-            return auth.actor_for_user(request.user, organization_id=organization_id, surface="admin", address=address)
+            return auth.actor_for_user(user, organization_id=organization_id, surface="admin", address=address)
         except ServiceError:
             request.session.pop("organization_id", None)
     return None
 
 
-def _possible_organizations(request: HttpRequest) -> Iterator[UUID | None]:
+def _possible_organizations(request: HttpRequest, user: Any) -> Iterator[UUID | None]:
     """The one that the session chose, if the user runs it; then all for a platform admin, the first for others."""
     from apps.auth import services as auth
 
-    runs = [organization.id for organization in auth.staff_organizations_of(request.user)]
+    runs = [organization.id for organization in auth.staff_organizations_of(user)]
     chosen = next((each for each in runs if str(each) == request.session.get("organization_id")), None)
     if chosen:
         yield chosen
     elif "organization_id" in request.session:
         del request.session["organization_id"]
-    if request.user.is_superuser:
+    if user.is_superuser:
         yield None
     else:
         yield from runs

@@ -259,6 +259,7 @@ LOGGING = {
     "loggers": {
         "django.server": {"handlers": ["stderr"], "propagate": False},
         "django.utils.autoreload": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
         "mcp": {"level": "WARNING"},
         "fastmcp": {"level": "WARNING", "handlers": ["stderr"], "propagate": False},
         "celery": {"level": "WARNING"},

@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
 
 from apps.core.errors import Malformed, NotFound, NotPermitted, ServiceError
 from apps.core.schemas import Check
@@ -98,7 +98,7 @@ handler403 = _handler(NotPermitted)
 handler404 = _handler(NotFound)
 handler500 = _handler(ServiceError)
 
-_schema = SpectacularAPIView.as_view()
+_schema = SpectacularJSONAPIView.as_view()
 _swagger = SpectacularSwaggerSplitView.as_view(url_name="openapi")
 _redoc = SpectacularRedocView.as_view(url_name="openapi", template_name="redoc.html")
 

@@ -14,7 +14,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 current_actor: ContextVar[Actor | None] = ContextVar("current_actor", default=None)
 
 REDACTED = "[redacted]"
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request"}
+# Celery's `data` repeats the trace and adds the arguments of the task.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "request", "data"}
 _CONFIDED = r"pass(?:word|wd|phrase)|secret|token|(?:api|private|sealing|signing)[_-]?key|authorization"
 _SECRET_NAME = re.compile(rf"{_CONFIDED}|cookie|credential|pepper", re.I)
 # Every part either begins where nothing of its kind went before or ends by itself: a long text takes linear time.
