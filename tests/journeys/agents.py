@@ -44,12 +44,14 @@ def call(url: str, key: str, name: str, arguments: dict[str, Any], era: str = "2
     return asyncio.run(ask())
 
 
-def call_over_stdio(command: list[str], env: dict[str, str], cwd: str, name: str, arguments: dict[str, Any]) -> Any:
+def call_over_stdio(
+    command: list[str], env: dict[str, str], cwd: str, name: str, arguments: dict[str, Any], *, era: str = "2025-11-25"
+) -> Any:  # fmt: skip
     """What one tool answers through a program that speaks MCP on its standard streams."""
 
     async def ask() -> Any:
         parameters = StdioServerParameters(command=command[0], args=command[1:], env=env, cwd=cwd)
-        async with Client(stdio_client(parameters), mode="legacy") as client:
+        async with Client(stdio_client(parameters), mode=ERAS[era]) as client:
             return await client.call_tool(name, arguments)
 
     return asyncio.run(ask())

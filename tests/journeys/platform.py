@@ -64,3 +64,9 @@ class Platform(Process):
         found = re.search(r"Demo key\s+(gate_\S+)", self.output())
         assert found, self.output()
         return found[1]
+
+    def admin_account(self) -> dict[str, str]:
+        """E-mail and password of the platform's first admin, printed at the first start."""
+        found = re.search(r"Admin account\s+(\S+)\s+(\S+)", self.output())
+        assert found, self.output()
+        return {"email": found[1], "password": found[2]}
