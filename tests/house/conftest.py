@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connection
+from django.test.utils import setup_databases, teardown_databases
 
 from tests.live import Answer, Client, Live
 from tests.people import make_person
@@ -41,8 +43,19 @@ def standing(blocker: Any) -> Iterator[Live]:
         call_command("flush", interactive=False, verbosity=0)
 
 
+@pytest.fixture(scope="session")
+def database(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
+    """A test database, and what unblocks it; pytest-django makes none where no chosen test names its own fixtures."""
+    with django_db_blocker.unblock():
+        is_made = connection.settings_dict["NAME"] == connection.creation._get_test_db_name()
+        made = [] if is_made else setup_databases(0, interactive=False, aliases=["default"])
+    yield django_db_blocker
+    with django_db_blocker.unblock():
+        teardown_databases(made, 0)
+
+
 @pytest.fixture(scope="module")
-def house(django_db_setup: None, django_db_blocker: Any) -> Iterator[House]:
+def house(database: Any) -> Iterator[House]:
     """The live platform of this file."""
-    with standing(django_db_blocker) as live:
+    with standing(database) as live:
         yield House(live)

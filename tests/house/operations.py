@@ -80,7 +80,9 @@ class Operation:
         schema = self._body_schema()
         if not schema:
             return None
-        names = schema.get("properties", {}) if optional else schema.get("required", [])
+        names = list(schema.get("properties", {}) if optional else schema.get("required", []))
+        if not names and self.method == "post":
+            names = list(schema.get("properties", {}))[:1]  # one of several, such as an e-mail address or an id
         sampled = {name: self._sample(schema["properties"][name], name) for name in names}
         return {**sampled, **given}
 

@@ -18,6 +18,7 @@ CANARY = "canary-a"
 # Texts that the platform reads as its own words, or that are derived from others: a canary there would break the row.
 _NOT_FREE = re.compile(
     r"digest|lookup|value|password|kind|surface|request_id|store_name|protocol_version|state|address|endpoint|method"
+    r"|required_scopes|alias|env$"
 )
 
 
@@ -44,9 +45,13 @@ def belongs_to(model: type[Model]) -> str:
     return "organization_id" if "organization_id" in names else "chain_id"
 
 
-def make_row(model: type[Model], organization: Organization, **given: Any) -> Model:
-    """One row of the organisation, by the model's factory."""
+def make_row(
+    model: type[Model], organization: Organization, rows: dict[type[Model], Model] | None = None, **given: Any
+) -> Model:
+    """One row of the organisation, by the model's factory; it belongs to the rows that are there already."""
     factory = factory_of(model)
+    parents = {field.name: field.related_model for field in model._meta.concrete_fields if field.is_relation}
+    given = {**{name: (rows or {})[parent] for name, parent in parents.items() if parent in (rows or {})}, **given}
     assert factory is not None, f"{model.__name__} belongs to an organisation and has no factory in tests/factories"
     row: Model = factory(organization=organization, **given)
     return row
@@ -68,7 +73,7 @@ def _planted(field: Any, row: Model) -> Any:
         return None
     value = getattr(row, field.attname)
     if isinstance(field, models.JSONField):
-        return _planted_json(value)
+        return _planted_json(field.name, value)
     if not isinstance(field, models.CharField | models.TextField):
         return None
     if CANARY in str(value):
@@ -80,10 +85,10 @@ def _planted(field: Any, row: Model) -> Any:
     return CANARY
 
 
-def _planted_json(value: Any) -> Any:
+def _planted_json(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {**value, "description": CANARY}
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if name in ("tags", "scopes") or (isinstance(value, list) and value and isinstance(value[0], str)):
         return [*value, CANARY]
     return None
 
