@@ -6,6 +6,7 @@ from django.db import DatabaseError, connection, transaction
 
 from apps.audit import services as audit
 from apps.audit.models import PLATFORM_CHAIN, ChainHead, Entry
+from apps.audit.services.chain import digest_of
 from apps.core.actor import system_actor
 from tests.processes import run_python
 
@@ -127,6 +128,19 @@ def test_entries_behind_a_head_set_back_with_its_digest_are_seen(unguarded):
     sql("UPDATE audit_chainhead SET sequence = 3, digest = %s WHERE chain_id = %s", third.digest, _id(CHAIN))
 
     assert broken() == [(4, "This entry was not written by the journal.")]
+
+
+def test_an_entry_that_follows_another_than_the_one_before_it_is_seen(unguarded):
+    entry = Entry.objects.get(chain_id=CHAIN, sequence=3)
+    entry.previous_digest = Entry.objects.get(chain_id=CHAIN, sequence=1).digest
+
+    sql(
+        "UPDATE audit_entry SET previous_digest = %s, digest = %s WHERE sequence = 3",
+        entry.previous_digest,
+        digest_of(entry),
+    )
+
+    assert broken() == [(3, "This entry does not follow the one before it.")]
 
 
 def test_one_broken_chain_does_not_hide_another(unguarded, alice):
