@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from ninja import Query, Router
+from ninja import Query, Router, Status
 
 from apps.core.doors import ActorRequest
 from apps.core.schemas import PageOut, PageQuery
@@ -33,7 +33,7 @@ router = Router(tags=["Servers"])
 @router.post("/servers", response={201: RegisteredOut}, operation_id="register_server")
 def register_server(request: ActorRequest, server: ServerIn) -> Any:
     """Make a server known. A job that discovers what it offers starts by itself; staff approve it before it is used."""
-    return 201, services.register_and_discover(request.actor, server=server)
+    return Status(201, services.register_and_discover(request.actor, server=server))
 
 
 @router.get("/servers", response=PageOut[ServerOut], operation_id="list_servers")
@@ -58,7 +58,7 @@ def update_server(request: ActorRequest, server_id: UUID, changes: ServerPatch) 
 def delete_server(request: ActorRequest, server_id: UUID) -> Any:
     """Take a server away from agents at once; it can be restored."""
     services.delete_server(request.actor, server_id=server_id)
-    return 204, None
+    return Status(204, None)
 
 
 @router.post("/servers/{server_id}/restore", response=ServerOut, operation_id="restore_server")
@@ -70,7 +70,7 @@ def restore_server(request: ActorRequest, server_id: UUID) -> Any:
 @router.post("/servers/{server_id}/discover", response={202: DiscoveryJobOut}, operation_id="discover_server")
 def discover_server(request: ActorRequest, server_id: UUID) -> Any:
     """Read everything the server offers, in the background; the job that is under way, if there is one."""
-    return 202, services.start_discovery(request.actor, server_id=server_id)
+    return Status(202, services.start_discovery(request.actor, server_id=server_id))
 
 
 @router.post("/servers/{server_id}/approve", response=ServerOut, operation_id="approve_server")
@@ -158,7 +158,7 @@ def approve_capability(request: ActorRequest, capability_id: UUID, seen: Approve
 @router.post("/servers/{server_id}/credentials", response={201: CredentialOut}, operation_id="add_credential")
 def add_credential(request: ActorRequest, server_id: UUID, credential: CredentialIn) -> Any:
     """Seal a secret and present it to the server from now on; it is never shown again."""
-    return 201, services.add_credential(request.actor, server_id=server_id, **credential.model_dump())
+    return Status(201, services.add_credential(request.actor, server_id=server_id, **credential.model_dump()))
 
 
 @router.get("/servers/{server_id}/credentials", response=list[CredentialOut], operation_id="list_credentials")
@@ -173,4 +173,4 @@ def list_credentials(request: ActorRequest, server_id: UUID) -> Any:
 def remove_credential(request: ActorRequest, server_id: UUID, credential_id: UUID) -> Any:
     """Destroy a credential and its secret."""
     services.remove_credential(request.actor, credential_id=credential_id, server_id=server_id)
-    return 204, None
+    return Status(204, None)

@@ -44,7 +44,7 @@ def platform_admin_in(person: Person, root: Person) -> Any:
 
 def test_a_developer_registers_and_an_admin_approves(dora: Person, adam: Person) -> None:
     server = register(dora)
-    tool = CapabilityFactory(server=server)
+    tool = CapabilityFactory.create(server=server)
 
     assert not server.is_approved
     with pytest.raises(NotPermitted):
@@ -76,7 +76,7 @@ def test_a_viewer_only_looks(dora: Person, victor: Person) -> None:
 
 def test_another_organisation_finds_nothing(dora: Person, bob: Person) -> None:
     server = register(dora)
-    capability = CapabilityFactory(server=server)
+    capability = CapabilityFactory.create(server=server)
     credential = services.add_credential(dora.actor, server_id=server.id, kind="bearer", secret="s3cret-token")
 
     for deed in (
@@ -143,7 +143,7 @@ def test_a_slug_is_given_once(dora: Person) -> None:
 @pytest.mark.parametrize("change", [{"url": "https://weather.example/other"}, {"url": "https://evil.example/mcp"}])
 def test_another_address_withdraws_the_approval(dora: Person, adam: Person, change: dict[str, Any]) -> None:
     server = register(dora)
-    CapabilityFactory(server=server)
+    CapabilityFactory.create(server=server)
     services.approve_server(adam.actor, server_id=server.id)
 
     services.update_server(dora.actor, server_id=server.id, **change)
@@ -184,7 +184,7 @@ def test_slug_and_transport_never_change(dora: Person) -> None:
 
 def test_a_deleted_server_is_gone_until_it_is_restored_and_approved_again(dora: Person, adam: Person) -> None:
     server = register(dora)
-    CapabilityFactory(server=server)
+    CapabilityFactory.create(server=server)
     services.approve_server(adam.actor, server_id=server.id)
 
     services.delete_server(dora.actor, server_id=server.id)
@@ -205,7 +205,7 @@ def test_a_deleted_server_is_gone_until_it_is_restored_and_approved_again(dora: 
 def test_a_deleted_server_does_not_come_back_over_its_successor(dora: Person) -> None:
     server = register(dora)
     services.delete_server(dora.actor, server_id=server.id)
-    CapabilityFactory(server=register(dora))
+    CapabilityFactory.create(server=register(dora))
 
     with pytest.raises(Conflict):
         services.restore_server(dora.actor, server_id=server.id)
@@ -213,7 +213,7 @@ def test_a_deleted_server_does_not_come_back_over_its_successor(dora: Person) ->
 
 def test_switching_a_server_off_takes_its_tools_away_at_once(dora: Person, adam: Person) -> None:
     server = register(dora)
-    CapabilityFactory(server=server)
+    CapabilityFactory.create(server=server)
     services.approve_server(adam.actor, server_id=server.id)
     before = auth.read_revision(dora.organization.id)
 
@@ -228,8 +228,8 @@ def test_switching_a_server_off_takes_its_tools_away_at_once(dora: Person, adam:
 def test_lists_are_filtered_by_all_conditions_together(dora: Person, adam: Person) -> None:
     first = register(dora, "alpha", name="Alpha", tags=["räte", "eu"], environment="staging")
     second = register(dora, "beta", name="Beta", tags=["eu"], description="Knows the weather")
-    CapabilityFactory(server=first, name="get_forecast")
-    CapabilityFactory(server=first, name="get_tides")
+    CapabilityFactory.create(server=first, name="get_forecast")
+    CapabilityFactory.create(server=first, name="get_tides")
     services.approve_server(adam.actor, server_id=second.id)
     services.disable_server(dora.actor, server_id=second.id)
 
@@ -369,17 +369,17 @@ def test_uptime_is_told_for_a_day_a_week_and_a_month(dora: Person) -> None:
         (20, "unhealthy"),
         (40, "unhealthy"),
     ):
-        HealthCheckFactory(server=server, health=health, at=timezone.now() - timedelta(days=days))
+        HealthCheckFactory.create(server=server, health=health, at=timezone.now() - timedelta(days=days))
 
     uptime = services.get_health(dora.actor, server_id=server.id).uptime
 
     assert (uptime.last_24_hours, uptime.last_7_days, uptime.last_30_days) == (50.0, 75.0, 60.0)
-    assert services.uptime_of(ServerFactory()).last_24_hours is None
+    assert services.uptime_of(ServerFactory.create()).last_24_hours is None
 
 
 def test_staff_decide_how_agents_see_a_tool(dora: Person, adam: Person) -> None:
     server = register(dora)
-    tool = CapabilityFactory(server=server, name="rm")
+    tool = CapabilityFactory.create(server=server, name="rm")
     services.approve_server(adam.actor, server_id=server.id)
     with pytest.raises(NotPermitted):
         services.update_capability(dora.actor, capability_id=tool.id, risk="low")
@@ -407,15 +407,15 @@ def test_staff_decide_how_agents_see_a_tool(dora: Person, adam: Person) -> None:
 )
 def test_an_alias_cannot_pass_for_another_tool(dora: Person, adam: Person, alias: str) -> None:
     server = register(dora)
-    tool = CapabilityFactory(server=server, name="rm")
-    CapabilityFactory(server=server, name="other")
+    tool = CapabilityFactory.create(server=server, name="rm")
+    CapabilityFactory.create(server=server, name="other")
 
     with pytest.raises((InvalidInput, Conflict)):
         services.update_capability(adam.actor, capability_id=tool.id, alias=alias)
 
 
 def test_a_definition_that_changed_since_it_was_looked_at_is_not_approved(dora: Person, adam: Person) -> None:
-    tool = CapabilityFactory(server=register(dora))
+    tool = CapabilityFactory.create(server=register(dora))
 
     with pytest.raises(Conflict):
         services.approve_capability(adam.actor, capability_id=tool.id, digest="0" * 64)
