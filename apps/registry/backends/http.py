@@ -26,6 +26,8 @@ SHORTEST_RESUME_SECONDS = 0.1
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z", re.ASCII)
 _VISIBLE = re.compile(r"[\x21-\x7e]{1,1024}\Z", re.ASCII)
 _MILLISECONDS = re.compile(r"[0-9]{1,6}\Z", re.ASCII)
+# Reference servers answer 400, not the 404 of the specification, to a session that they do not know.
+_SESSION_UNKNOWN = re.compile(rb"session|not initialized", re.IGNORECASE)
 _OK, _ACCEPTED, _BAD_REQUEST, _NOT_FOUND = 200, 202, 400, 404
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CREDENTIALS_REFUSED = (401, 403)
@@ -215,7 +217,10 @@ class StreamableHttp:
             raise _SessionOver
         if status >= _BAD_REQUEST and status not in _CREDENTIALS_REFUSED:
             with suppress(TooLarge, BackendError):
-                message = wire.decode(await egress.read_limited(response, limit_bytes=MAX_REFUSAL_BYTES))
+                body = await egress.read_limited(response, limit_bytes=MAX_REFUSAL_BYTES)
+                if voice.session_id and status == _BAD_REQUEST and _SESSION_UNKNOWN.search(body):
+                    raise _SessionOver
+                message = wire.decode(body)
                 if isinstance(message.get("error"), dict) and "result" not in message:
                     return message
         raise HttpRefusal(status, f"{self._route.slug} {_refusal_text(status)}")
