@@ -16,6 +16,7 @@ from apps.core import logs
 from apps.core.doors import read_json
 from apps.core.errors import Malformed, ServiceError, TooLarge, UnsupportedMediaType, render
 from config import wsgi  # sets Django up before anything of ours is imported
+from config.bodies import read_body
 from config.lifespan import owner, serve_lifespan
 
 Scope = MutableMapping[str, Any]
@@ -68,27 +69,6 @@ def is_mcp(path: str) -> bool:
     return path == settings.MCP_PATH or path.startswith(settings.MCP_PATH + "/")
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body; raises TooLarge before or as soon as it is longer than MAX_BODY_BYTES."""
-    limit: int = settings.MAX_BODY_BYTES
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if not declared.isdigit() or int(declared) > limit:
-        raise TooLarge(f"The body may have at most {limit} bytes.")
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Malformed("The body ended too early.")
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise TooLarge(f"The body may have at most {limit} bytes.")
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
 async def _read_checked(scope: Scope, receive: Receive) -> bytes:
     query = scope.get("query_string", b"")
     if "\x00" in scope["path"] or b"%00" in query:
@@ -101,7 +81,7 @@ async def _read_checked(scope: Scope, receive: Receive) -> bytes:
     headers = dict(scope["headers"])
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Malformed("Compressed bodies are not read. Send the body as it is.")
-    body = await read_body(scope, receive)
+    body = await read_body(headers, receive)
     kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if body and scope["path"].startswith("/api/") and kind not in _FORM_TYPES:
         if kind not in _JSON_TYPES:

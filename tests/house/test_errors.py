@@ -105,7 +105,7 @@ def test_nobody_is_told_to_sign_in(house, path, credential):
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_viewer_is_told_which_permission_is_missing(house, victor):
+def test_a_viewer_is_told_which_permission_is_missing(house):
     body = {"name": "Weather", "slug": "weather", "url": "https://example.com/mcp"}
 
     error = assert_envelope(house.viewer.post(SERVERS, body), 403, "NOT_PERMITTED")

@@ -22,10 +22,9 @@ REFUSED = (400, 413, 415)
 def at(door: str, value: str, *, name: str = '"x"') -> bytes:
     """A body that would be good at this door but for one hostile value, given as JSON text."""
     if door == "/mcp":
-        call = f'{{"name": "search", "arguments": {{"query": "a", {name}: {value}}}}}'
-        return f'{{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {call}}}'.encode(
-            "utf-8", "surrogatepass"
-        )
+        about = f'"protocolVersion": "2025-11-25", "clientInfo": {{"name": "agent", "version": "1", {name}: {value}}}'
+        text = f'{{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {{"capabilities": {{}}, {about}}}}}'
+        return text.encode("utf-8", "surrogatepass")
     good = {
         SERVERS: '"name": "Weather", "slug": "weather", "url": "https://example.com/mcp"',
         KEYS: '"name": "ci"',
@@ -152,7 +151,7 @@ def test_h06_huge_integers_are_refused(house, door, value):
     assert_refused(house.send(door, at(door, value)))
 
 
-@pytest.mark.parametrize("value", [2**31, 2**62, -1, 0, 1e300, 1.5, True, "9" * 30])
+@pytest.mark.parametrize("value", [2**31, 2**62, -1, 0, 1e300, 1.5, "9" * 30])
 def test_h06_a_number_that_its_field_does_not_take_is_refused(house, value):
     body = {"name": "Weather", "slug": "weather", "url": "https://example.com/mcp", "max_concurrency": value}
 
@@ -276,4 +275,4 @@ def status_of(connection: socket.socket) -> int:
 
 def test_a_good_body_passes_every_door(house):
     assert house.send(KEYS, json.dumps({"name": "ci"}).encode()).status == 201
-    assert house.send("/mcp", at("/mcp", "1")).status in (200, 400, 404)
+    assert house.send("/mcp", at("/mcp", "1")).status == 200

@@ -116,14 +116,14 @@ def test_a_documentation_page_loads_from_here_alone(house, page):
     assert answer.status == 200
     assert "default-src 'self'" in answer.headers["content-security-policy"]
 
-    loaded = [urljoin(house.url + page, unescape(link)) for link in LINKS.findall(answer.text)]
-    loaded += [urljoin(house.url + page, next(filter(None, found))) for found in LOADS.findall(answer.text)]
+    loaded = [urljoin(house.live.url + page, unescape(link)) for link in LINKS.findall(answer.text)]
+    loaded += [urljoin(house.live.url + page, next(filter(None, found))) for found in LOADS.findall(answer.text)]
 
     assert loaded
     for link in loaded:
-        assert urlsplit(link).scheme == "data" or link.startswith(house.url), link
-        if link.startswith(house.url):
-            asset = house.anonymous.get(link.removeprefix(house.url))
+        assert urlsplit(link).scheme == "data" or link.startswith(house.live.url), link
+        if link.startswith(house.live.url):
+            asset = house.anonymous.get(link.removeprefix(house.live.url))
             assert asset.status == 200, link
             if "css" in asset.headers["content-type"]:
                 assert [
