@@ -33,6 +33,7 @@ from apps.core.errors import (
     render,
 )
 from apps.core.threads import in_thread
+from config.bodies import read_body
 from config.mcp_server import build_server, caller
 
 Scope = MutableMapping[str, Any]
@@ -83,7 +84,8 @@ async def running() -> AsyncIterator[None]:
 
 async def _actor_of(ctx: ServerRequestContext[Any, Any]) -> Actor:
     # The request's own, never the session's: a session outlives the rights of the request that opened it.
-    actor: Actor = ctx.request.scope["actor"]
+    request: Any = ctx.request
+    actor: Actor = request.scope["actor"]
     return actor
 
 
@@ -185,7 +187,9 @@ async def _admit(credential: str, scope: Scope, headers: dict[bytes, bytes]) -> 
     address: str = scope.get("gatehouse.address") or (scope.get("client") or ("",))[0]
     audience: str = settings.MCP_AUDIENCE
     known = auth.known_actor(credential, surface="mcp", audience=audience, address=address, organization=organization)
-    return known or await in_thread(
+    if known is not None:
+        return known
+    return await in_thread(
         auth.actor_from_bearer, credential, surface="mcp", audience=audience, address=address, organization=organization
     )
 
@@ -197,29 +201,10 @@ async def _read_message(scope: Scope, headers: dict[bytes, bytes], receive: Rece
     kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if kind != "application/json" or headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType
-    body = await _read_body(headers, receive)
+    body = await read_body(headers, receive)
     message = read_json(body)
     method = message.get("method") if isinstance(message, dict) else None
     return method if isinstance(method, str) else "", body
-
-
-async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    limit: int = settings.MAX_BODY_BYTES
-    declared = headers.get(b"content-length", b"0")
-    if not declared.isdigit() or int(declared) > limit:
-        raise TooLarge(f"The body may have at most {limit} bytes.")
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Malformed("The body ended too early.")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise TooLarge(f"The body may have at most {limit} bytes.")
-        if not message.get("more_body"):
-            return b"".join(parts)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

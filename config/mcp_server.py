@@ -167,9 +167,9 @@ async def serve_stdio(credential: str) -> None:
 
     async def actor_of(_: ServerRequestContext[Any, Any]) -> Actor:
         known = auth.known_actor(credential, surface="mcp", audience=settings.MCP_AUDIENCE)
-        return known or await in_thread(
-            auth.actor_from_bearer, credential, surface="mcp", audience=settings.MCP_AUDIENCE
-        )
+        if known is not None:
+            return known
+        return await in_thread(auth.actor_from_bearer, credential, surface="mcp", audience=settings.MCP_AUDIENCE)
 
     server = build_server(actor_of, endpoint="stdio", is_checked=False)
     await server.run_stdio_async(show_banner=False)

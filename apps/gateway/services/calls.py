@@ -99,7 +99,7 @@ async def _carry_out(
 
 
 async def _ask_server(
-    offered: "registry.CatalogueTool", revision: int, caller: Caller, arguments: dict[str, Any]
+    offered: registry.CatalogueTool, revision: int, caller: Caller, arguments: dict[str, Any]
 ) -> tuple[dict[str, Any], int]:
     params = {"name": offered.name, "arguments": arguments}
     result, route = await upstreams().request(offered.server_id, revision, caller, "tools/call", params)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -46,7 +47,7 @@ class Tool:
     definition: dict[str, Any]
     resource: Resource
     native: NativeTool | None = None
-    upstream: "registry.CatalogueTool | None" = None
+    upstream: registry.CatalogueTool | None = None
 
     @property
     def server(self) -> str:
@@ -195,7 +196,11 @@ def _build(organization_id: UUID | None, revision: int) -> Snapshot:
             continue
         tools[offered.public_name] = _upstream(offered)
     unavailable = [
-        {"server": each.server, "since": each.since.isoformat() if each.since else None, "reason": each.reason}
+        {
+            "server": each.server,
+            "since": _iso(each.since),
+            "reason": each.reason,
+        }
         for each in catalogue.unavailable
     ]
     return Snapshot(organization_id, revision, tools, unavailable)
@@ -219,7 +224,7 @@ def _native(tool: NativeTool) -> Tool:
     return Tool(tool.name, tool.definition, resource, native=tool)
 
 
-def _upstream(offered: "registry.CatalogueTool") -> Tool:
+def _upstream(offered: registry.CatalogueTool) -> Tool:
     resource = Resource(
         "tool",
         offered.public_name,
@@ -230,7 +235,11 @@ def _upstream(offered: "registry.CatalogueTool") -> Tool:
         reads_only=offered.reads_only,
         required=tuple(offered.required_scopes),
     )
-    return Tool(offered.public_name, offered.definition, resource, upstream=offered)
+    return Tool(offered.public_name, dict(offered.definition), resource, upstream=offered)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
 
 
 def _legacy(definition: dict[str, Any]) -> dict[str, Any]:

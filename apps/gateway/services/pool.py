@@ -51,7 +51,7 @@ class Link:
 
     place: str
     idle_seconds: float
-    upstream: "registry.Upstream"
+    upstream: registry.Upstream
     is_child: bool
     organization_id: UUID
     opening: "asyncio.Task[Any] | None" = None
@@ -65,14 +65,14 @@ class Link:
 class Way:
     """All that this process holds about one server."""
 
-    def __init__(self, route: "registry.ServerRoute", revision: int) -> None:
+    def __init__(self, route: registry.ServerRoute, revision: int) -> None:
         self.breaker = Breaker(route.slug, is_outage=is_outage)
         self.links: dict[str, Link] = {}
         self.crashes = 0
         self.start_after = 0.0
         self.take_route(route, revision)
 
-    def take_route(self, route: "registry.ServerRoute", revision: int) -> None:
+    def take_route(self, route: registry.ServerRoute, revision: int) -> None:
         """Use this route from now on."""
         self.route = route
         self.revision = revision
@@ -107,7 +107,7 @@ class Upstreams:
 
     async def request(
         self, server_id: UUID, revision: int, caller: Caller, method: str, params: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], "registry.ServerRoute"]:
+    ) -> tuple[dict[str, Any], registry.ServerRoute]:
         """Make one request to a server and give its result with the route it took.
 
         It ends within the route's time limit, whatever the server does. Raises BackendDown, BackendTimeout,
@@ -166,11 +166,7 @@ class Upstreams:
             else:
                 await slots.acquire()
         except TimeoutError as error:
-            raise _Busy(
-                f"The server {way.route.slug} is busy: {way.route.max_concurrency} calls are running."
-                " Try again in a moment.",
-                details={"server": way.route.slug},
-            ) from error
+            raise _busy(way) from error
         try:
             yield
         finally:
@@ -179,6 +175,7 @@ class Upstreams:
     async def _send(
         self, way: Way, caller: Caller, method: str, params: Mapping[str, Any], deadline: float
     ) -> dict[str, Any]:
+        given = deadline - self._loop.time()
         link = self._link(way, caller)
         link.in_use += 1
         try:
@@ -187,6 +184,11 @@ class Upstreams:
             if left <= 0:
                 raise BackendTimeout()
             return await link.upstream.request(method, params, timeout_seconds=left)
+        except BackendTimeout as error:
+            if given < way.route.timeout_seconds / 2:
+                # Most of the time went by in our own queue: that the rest was too short says nothing.
+                raise _busy(way) from error
+            raise
         except BackendError as error:
             if _has_ended(link, error):
                 self._retire(way, link, crashed=link.is_child)
@@ -259,7 +261,7 @@ class Upstreams:
                 details={"server": way.route.slug, "retry_after": seconds},
             )
 
-    def _make_room(self, route: "registry.ServerRoute") -> "asyncio.Task[None] | None":
+    def _make_room(self, route: registry.ServerRoute) -> "asyncio.Task[None] | None":
         """See that one more child may run; perhaps an idle one ends first. Raises RateLimited when none can."""
         most: int = settings.STDIO_MAX_PROCESSES
         own = [link for link in self._children if link.organization_id == route.organization_id]
@@ -376,6 +378,13 @@ class _Paused(BackendDown):
     """A process that ended by itself is not started again yet."""
 
 
+def _busy(way: Way) -> _Busy:
+    return _Busy(
+        f"The server {way.route.slug} is busy: {way.route.max_concurrency} calls are running. Try again in a moment.",
+        details={"server": way.route.slug},
+    )
+
+
 def is_outage(error: BackendError) -> bool | None:
     """Whether the server as a whole is at fault: it did not answer, or broke off. None: nothing was asked of it."""
     if isinstance(error, _Busy | _Paused):
@@ -385,7 +394,7 @@ def is_outage(error: BackendError) -> bool | None:
     return not isinstance(error, registry.HttpRefusal) or error.http_status >= _SERVER_FAULT
 
 
-def _named(error: BackendError, route: "registry.ServerRoute") -> BackendError:
+def _named(error: BackendError, route: registry.ServerRoute) -> BackendError:
     """The error with the server's name in it, and what to do next."""
     again = "Try again in a moment; if it stays so, ask an admin to look at it under Servers."
     kind: type[BackendError] = BackendError
@@ -402,13 +411,13 @@ def _named(error: BackendError, route: "registry.ServerRoute") -> BackendError:
     return kind(message, details={**error.details, "server": route.slug})
 
 
-def secrets_of(route: "registry.ServerRoute") -> list[str]:
+def secrets_of(route: registry.ServerRoute) -> list[str]:
     """The credentials that we send to the server, which must not come back through it."""
     values = [part for value in route.headers.values() for part in (value, value.partition(" ")[2])]
     return [value for value in values if len(value) >= SHORTEST_SECRET]
 
 
-def without_secrets(text: str, route: "registry.ServerRoute") -> str:
+def without_secrets(text: str, route: registry.ServerRoute) -> str:
     """A message of the server, shortened, and without anything that looks like a secret."""
     for secret in secrets_of(route):
         text = text.replace(secret, REDACTED)

@@ -18,7 +18,7 @@ LARGEST_KEPT = 256 * 1024
 _OURS = ("io.modelcontextprotocol/", "gatehouse/")
 
 
-def passed_on(result: Mapping[str, Any], route: "registry.ServerRoute") -> tuple[dict[str, Any], int]:
+def passed_on(result: Mapping[str, Any], route: registry.ServerRoute) -> tuple[dict[str, Any], int]:
     """The result of a tool with only the parts that pass, and its size in bytes.
 
     Credentials that we sent to the server are masked where it repeats them. Raises BackendError naming the server when
@@ -53,7 +53,7 @@ def _passed_meta(meta: Any) -> dict[str, Any]:
     return {name: value for name, value in meta.items() if not name.startswith(_OURS)}
 
 
-def _masked(passed: dict[str, Any], route: "registry.ServerRoute") -> tuple[dict[str, Any], int]:
+def _masked(passed: dict[str, Any], route: registry.ServerRoute) -> tuple[dict[str, Any], int]:
     try:
         encoded = orjson.dumps(passed)
     except TypeError as error:
@@ -66,7 +66,7 @@ def _masked(passed: dict[str, Any], route: "registry.ServerRoute") -> tuple[dict
     return passed, len(encoded)
 
 
-def _wrong(route: "registry.ServerRoute", why: str) -> BackendError:
+def _wrong(route: registry.ServerRoute, why: str) -> BackendError:
     return BackendError(
         f"The server {route.slug} answered wrongly: {why}. Ask an admin to look at it under Servers.",
         details={"server": route.slug},

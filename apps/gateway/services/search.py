@@ -36,7 +36,14 @@ def fetch_tool(actor: Actor, *, name: str) -> FetchOut:
     if tool is None:
         raise NotFound(f"There is no tool {name[:100]} here. Search for it first.")
     text = orjson.dumps(tool.definition, option=orjson.OPT_INDENT_2).decode()
-    metadata = {"kind": "tool", "server": tool.server, "risk": tool.resource.risk, "tags": sorted(tool.resource.tags)}
+    about = tool.resource
+    metadata: dict[str, Any] = {
+        "kind": "tool",
+        "server": tool.server,
+        "risk": about.risk,
+        "environment": about.environment,
+        "tags": sorted(about.tags),
+    }
     if len(text) > LONGEST_TEXT:
         text, metadata["is_cut"] = text[:LONGEST_TEXT], True
     return FetchOut(id=tool.name, title=_title(tool), text=text, url=_url(tool), metadata=metadata)

@@ -1,0 +1,180 @@
+"""`manage.py mcp stdio`: the same tools over standard input and output, and nothing left behind."""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import psutil
+import pytest
+from mcp.client.client import Client as SdkClient
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from apps.auth import services as auth
+from tests.fixtures.servers import evil_stdio_command
+from tests.gateway.agent import LEGACY, META, MODERN, offer
+from tests.gateway.conftest import Evil, events
+from tests.people import Person
+from tests.processes import PROJECT, environment
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow_process]
+COMMAND = [sys.executable, "manage.py", "mcp", "stdio"]
+HELLO = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+
+
+def env_of(person: Person, **more: str) -> dict[str, str]:
+    """The environment of the command with a fresh key of this person."""
+    key = auth.create_key(person.actor, name="stdio").plain
+    return environment(GATEHOUSE_KEY=key, GATEHOUSE_STDIO_ALLOW=shlex.join(evil_stdio_command()), **more)
+
+
+def allow(evil: Evil) -> str:
+    """The egress list that has this upstream."""
+    return f"127.0.0.1:{evil.port}"
+
+
+class Pipe:
+    """The command with its standard streams in our hands."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            COMMAND, cwd=PROJECT, env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def ask(self, number: int, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and read its answer."""
+        self.write({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        assert self.process.stdout
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        assert answer["id"] == number
+        return answer
+
+    def write(self, message: dict[str, Any]) -> None:
+        """Send one line."""
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+
+    def open(self) -> "Pipe":
+        """Shake hands."""
+        self.ask(0, "initialize", HELLO)
+        self.write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return self
+
+    def close(self) -> tuple[str, str]:
+        """Close the input and return what else came out."""
+        return self.process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("mode", ["legacy", MODERN])
+def test_the_sdk_s_client_lists_and_calls_over_stdio(alice: Person, evil: Evil, mode: str) -> None:
+    offer(alice, "up", evil.url)
+    parameters = StdioServerParameters(
+        command=COMMAND[0], args=COMMAND[1:], cwd=str(PROJECT), env=env_of(alice, GATEHOUSE_EGRESS_ALLOW=allow(evil))
+    )
+
+    async def talk() -> None:
+        async with SdkClient(stdio_client(parameters), mode=mode) as client:
+            assert "up__echo" in {tool.name for tool in (await client.list_tools()).tools}
+            answer: Any = await client.call_tool("up__echo", {"text": "hello"})
+            assert answer.content[0].text == "hello"
+            found: Any = await client.call_tool("search", {"query": "echo"})
+            assert found.structured_content["results"][0]["id"] == "up__echo"
+
+    asyncio.run(talk())
+
+    assert [(event.name, event.endpoint, event.status) for event in events()] == [
+        ("up__echo", "stdio", "ok"),
+        ("search", "stdio", "ok"),
+    ]
+
+
+def test_only_the_protocol_is_on_standard_output_and_closing_the_input_ends_it(alice: Person) -> None:
+    pipe = Pipe(env_of(alice, GATEHOUSE_LOG_LEVEL="debug")).open()
+    names = {tool["name"] for tool in pipe.ask(1, "tools/list", {})["result"]["tools"]}
+    assert "platform_health" in names
+
+    output, errors = pipe.close()
+
+    assert pipe.process.returncode == 0
+    assert output == ""
+    assert "Traceback" not in errors
+
+
+def test_hostile_arguments_are_refused_here_too(alice: Person) -> None:
+    pipe = Pipe(env_of(alice)).open()
+    hostile = ({"query": float("nan")}, {"query": "a\0b"}, {"query": "\ud800"}, {"query": 2**70})
+    for number, arguments in enumerate(hostile):
+        params = {"name": "search", "arguments": arguments}
+        pipe.write({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params})
+    pipe.write({"jsonrpc": "2.0", "id": "last", "method": "ping"})
+    time.sleep(2)
+
+    output, _ = pipe.close()
+
+    answers = {answer["id"]: answer for answer in map(json.loads, output.splitlines())}
+    # What the SDK cannot even parse gets no answer on this wire.
+    assert all(answers[number]["error"]["code"] == -32602 for number in range(4) if number in answers)
+    assert {1, "last"} <= set(answers)
+
+
+def test_a_revoked_key_is_refused_within_a_second(alice: Person) -> None:
+    made = auth.create_key(alice.actor, name="stdio")
+    pipe = Pipe(environment(GATEHOUSE_KEY=made.plain)).open()
+    try:
+        assert "result" in pipe.ask(1, "tools/list", {})
+        auth.revoke_key(alice.actor, key_id=made.key.id)
+        time.sleep(1)
+        assert pipe.ask(2, "tools/list", {})["error"]["data"]["code"] == "NOT_AUTHENTICATED"
+        assert "error" in pipe.ask(3, "tools/call", {"name": "search", "arguments": {"query": ""}})
+    finally:
+        pipe.close()
+
+
+@pytest.mark.parametrize("how", ["closed input", signal.SIGTERM, signal.SIGINT])
+def test_no_child_is_left_behind(alice: Person, how: Any) -> None:
+    offer(alice, "kid", transport="stdio", command=evil_stdio_command(), tools=("echo",))
+    pipe = Pipe(env_of(alice)).open()
+    answer = pipe.ask(1, "tools/call", {"name": "kid__echo", "arguments": {"text": "hi"}})
+    assert answer["result"]["content"][0]["text"] == "hi"
+    children = psutil.Process(pipe.process.pid).children(recursive=True)
+    assert children
+
+    if how == "closed input":
+        pipe.close()
+    else:
+        os.kill(pipe.process.pid, how)
+        pipe.process.wait(15)
+
+    assert pipe.process.returncode == 0
+    assert not [child for child in psutil.wait_procs(children, timeout=5)[1] if child.status() != "zombie"]
+
+
+@pytest.mark.parametrize("key", ["", "gate_wrong"])
+def test_without_a_working_key_it_says_what_to_do(db: None, key: str) -> None:
+    ended = subprocess.run(
+        COMMAND, cwd=PROJECT, env=environment(GATEHOUSE_KEY=key), input="", capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+
+    assert ended.returncode != 0
+    assert ended.stdout == ""
+    assert "GATEHOUSE_KEY" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_modern_revision_stamps_its_results(alice: Person) -> None:
+    pipe = Pipe(env_of(alice))
+    try:
+        stamp = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
+        result = pipe.ask(1, "tools/list", {"_meta": stamp})["result"]
+        assert result["resultType"] == "complete"
+        assert result["cacheScope"] == "private"
+    finally:
+        pipe.close()
