@@ -193,6 +193,34 @@ def test_a_forgotten_session_is_opened_again_once_for_all_who_wait(evil: Evil) -
     assert evil.control("calls") == {"echo": 20}  # nothing was done twice
 
 
+@pytest.mark.parametrize("refusal", [
+    b'{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}',
+    b'{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: Server not initialized"}}',
+    b"Bad Request: No valid session ID provided",
+])  # fmt: skip
+def test_a_forgotten_session_is_opened_again_where_the_server_answers_400(settings: Any, refusal: bytes) -> None:
+    def hello(number: int) -> bytes:
+        result = b'{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"s"}}'
+        return http(b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (number, result), extra="mcp-session-id: s1\r\n")
+
+    notified = http(b"", status="202 Accepted")
+    good = http(b'{"jsonrpc":"2.0","id":4,"result":{"content":[]}}')
+
+    result, requests = scripted_call(
+        settings,
+        hello(1),
+        notified,
+        http(refusal, status="400 Bad Request"),
+        hello(3),
+        notified,
+        good,
+        era="2025-11-25",
+    )
+
+    assert result == {"content": []}
+    assert [b"initialize" in request and b'"id"' in request for request in requests].count(True) == 2
+
+
 def test_a_server_that_changed_its_era_is_asked_again(settings: Any) -> None:
     from tests.fixtures import servers
 

@@ -300,3 +300,30 @@ def test_a_server_of_the_older_era_that_dies_of_an_unknown_question_is_started_a
         return upstream.protocol_version
 
     assert with_child([sys.executable, str(script)], work) == "2024-11-05"
+
+
+def test_a_server_of_the_newest_era_that_is_slow_to_start_is_understood(
+    settings: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import json, sys, time
+            time.sleep(1)
+            for line in sys.stdin:
+                asked = json.loads(line)
+                answer = {"result": {"supportedVersions": ["2026-07-28"], "capabilities": {}}}
+                if asked["method"] != "server/discover":
+                    answer = {"error": {"code": -32022, "message": "This connection speaks 2026-07-28."}}
+                print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **answer}), flush=True)
+            """
+        )
+    )
+    settings.STDIO_ALLOW = (f"{sys.executable} {script}",)
+    monkeypatch.setattr("apps.registry.backends.stdio.PROBE_SECONDS", 0.5)
+
+    async def work(upstream: Stdio) -> str:
+        return upstream.protocol_version
+
+    assert with_child([sys.executable, str(script)], work) == "2026-07-28"

@@ -55,7 +55,15 @@ async def agree(ask: Ask, known: str = "") -> Hello:
                 raise
     try:
         result = await ask("server/discover", {}, version=MODERN)
-    except (UpstreamError, HttpRefusal, BackendTimeout) as refusal:
+    except BackendTimeout:
+        try:
+            return await _initialize(ask)
+        except UpstreamError as error:
+            if error.rpc_code != UNSUPPORTED_VERSION:
+                raise
+        # It was only slow to start: meanwhile it has read our first question, and is of the newest era for good.
+        result = await ask("server/discover", {}, version=MODERN)
+    except (UpstreamError, HttpRefusal) as refusal:
         if not _may_speak_the_other_era(refusal):
             raise
         return await _initialize(ask)
