@@ -10,7 +10,7 @@ import pytest
 
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited
 from apps.gateway.services import pool
-from apps.gateway.services.pool import Caller, Upstreams
+from apps.gateway.services.pool import Caller, Upstreams, Way
 from apps.registry import services as registry
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, UpstreamError
 
@@ -276,6 +276,18 @@ def test_a_crashing_child_is_started_again_but_ever_more_slowly(world: World, se
         assert len(FakeUpstream.made) <= 3
 
     run(story)
+
+
+def test_a_child_that_ended_often_waits_no_longer_than_the_breaker(world: World, settings: Any) -> None:
+    way = Way(world.routes[world.server("gone", transport="stdio")], 1)
+
+    pauses = []
+    for _ in range(2000):
+        way.count_crash(now=0.0, lived=0.0)
+        pauses.append(way.start_after)
+
+    assert pauses[:4] == [0, 1, 2, 4]
+    assert max(pauses) == settings.BREAKER_OPEN_SECONDS
 
 
 def test_an_idle_child_is_stopped(world: World, settings: Any) -> None:

@@ -31,7 +31,7 @@ SESSION_IDLE_SECONDS = 300.0
 KEY_IDLE_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 HEALTHY_LIFE_SECONDS = 60.0
-LONGEST_PAUSE_SECONDS = 60.0
+MOST_DOUBLINGS = 16
 SHORTEST_SECRET = 8
 LONGEST_MESSAGE = 500
 _SERVER_FAULT = 500
@@ -89,9 +89,13 @@ class Way:
         return f"key:{caller.key}", KEY_IDLE_SECONDS
 
     def count_crash(self, now: float, lived: float) -> None:
-        """Remember that a child ended by itself; each further one in a row is started after a longer pause."""
+        """Remember that a child ended by itself; each further one in a row is started after a longer pause.
+
+        The pause is never longer than the breaker's: whatever was repaired is in use again as soon as any server.
+        """
         self.crashes = 1 if lived > HEALTHY_LIFE_SECONDS else self.crashes + 1
-        pause = 0.0 if self.crashes == 1 else min(LONGEST_PAUSE_SECONDS, 2.0 ** (self.crashes - 2))
+        doubled = 2.0 ** min(self.crashes - 2, MOST_DOUBLINGS)
+        pause = 0.0 if self.crashes == 1 else min(settings.BREAKER_OPEN_SECONDS, doubled)
         self.start_after = now + pause
 
 
