@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.db import DatabaseError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError
 from ninja.errors import ValidationError as NinjaValidationError
@@ -109,7 +109,7 @@ def _watch(view: PathView) -> None:
             if getattr(model, "__ninja_param_source__", "") == "query"
             for name, field in _flat_fields(model)
         }
-        operation.run = _checked(operation.run, known)  # type: ignore[method-assign]
+        operation._get_values = _checked(operation._get_values, known)  # type: ignore[method-assign]
 
 
 def _flat_fields(model: Any) -> list[tuple[str, Any]]:
@@ -124,12 +124,14 @@ class _Alias:
         self.alias = alias
 
 
-def _checked(run: Callable[..., HttpResponseBase], known: set[str]) -> Callable[..., HttpResponseBase]:
-    def checked(request: HttpRequest, **path: Any) -> HttpResponseBase:
+def _checked(read: Callable[..., dict[str, Any]], known: set[str]) -> Callable[..., dict[str, Any]]:
+    """Reading the values comes after finding the actor: a stranger is told 401 and nothing about names."""
+
+    def checked(request: HttpRequest, *rest: Any) -> dict[str, Any]:
         unknown = sorted(set(request.GET) - known)
         if unknown:
-            return error_response(request, Malformed(f"There is no such filter: {', '.join(unknown)[:200]}."))
-        return run(request, **path)
+            raise Malformed(f"There is no such filter: {', '.join(unknown)[:200]}.")
+        return read(request, *rest)
 
     return checked
 
