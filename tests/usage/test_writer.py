@@ -152,6 +152,18 @@ def test_a_database_that_is_down_for_a_moment_loses_nothing_and_keeps_the_order(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_stop_tries_again_what_the_database_refused_a_moment_ago(alice, monkeypatch):
+    failures, insert = [OperationalError("database is locked")], writer._insert
+    monkeypatch.setattr(writer, "_insert", lambda batch: _raise(failures.pop()) if failures else insert(batch))
+    usage.start_writer()
+
+    note(alice, 5)
+    usage.stop_writer()
+
+    assert (failures, stored()) == ([], 5)
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_database_that_does_not_come_back_does_not_stop_the_stop(alice, monkeypatch, caplog):
     monkeypatch.setattr(writer, "_insert", _fail)
     monkeypatch.setattr(writer, "STOP_SECONDS", 0.5)
@@ -227,19 +239,21 @@ for _ in range(1000):
 @pytest.mark.slow_process
 @pytest.mark.both
 @pytest.mark.django_db(transaction=True)
-def test_a_forked_child_does_not_write_its_parents_events_again(alice):
+def test_a_child_forked_while_its_parent_writes_counts_its_own_calls_only(alice):
     run_python(
         """
 import os, sys
 from uuid import UUID
 from apps.core.actor import system_actor
 from apps.usage import services as usage
+from apps.usage.services import writer
 
 def note():
     usage.record_call(system_actor(UUID(sys.argv[1])), endpoint="/mcp", method="tools/call", status="ok", latency_ms=1)
 
 note()
-child = os.fork()
+with writer._writer._writing:
+    child = os.fork()
 usage.start_writer()
 note()
 usage.stop_writer()
@@ -255,3 +269,7 @@ os.waitpid(child, 0)
 
 def _fail(batch):
     raise OperationalError("down")
+
+
+def _raise(error):
+    raise error
