@@ -208,11 +208,11 @@ def test_a_full_queue_drops_the_newest_counts_them_and_says_so_once(alice, monke
 @pytest.mark.django_db
 def test_recording_costs_microseconds(alice):
     note(alice, 100)
-    started = time.perf_counter()
+    started = time.thread_time()
 
     note(alice, 5_000)
 
-    assert (time.perf_counter() - started) / 5_000 < 100e-6  # 5 µs on an idle machine
+    assert (time.thread_time() - started) / 5_000 < 100e-6  # about 6 µs on an idle machine
 
 
 @pytest.mark.slow_process
@@ -252,8 +252,10 @@ def note():
     usage.record_call(system_actor(UUID(sys.argv[1])), endpoint="/mcp", method="tools/call", status="ok", latency_ms=1)
 
 note()
-with writer._writer._writing:
-    child = os.fork()
+writer._writer._writing.acquire()
+child = os.fork()
+if child:
+    writer._writer._writing.release()
 usage.start_writer()
 note()
 usage.stop_writer()
