@@ -1,9 +1,14 @@
 """Bytes that would hurt further in are refused at the door, and nothing else is."""
 
+import json
+import time
+
 import pytest
 
 from apps.core.doors import check_text, read_json
 from apps.core.errors import Malformed
+
+QUICKLY_SECONDS = 0.5
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,31 @@ def test_ordinary_json_is_read(body, value):
     parsed = read_json(body)
 
     assert value is None or parsed == value
+
+
+@pytest.mark.parametrize("value", ["1", "{}", '""', '{"a": 1}', "1.5"])
+def test_json_with_too_many_values_is_refused_before_it_is_parsed(value):
+    body = f"[{', '.join([value] * 150_000)}]".encode()
+
+    began = time.process_time()
+    with pytest.raises(Malformed):
+        read_json(body)
+
+    assert time.process_time() - began < QUICKLY_SECONDS
+
+
+@pytest.mark.parametrize("text", ["a, b" * 500_000, '", ' * 500_000, "\\," * 500_000])
+def test_a_long_text_may_hold_as_many_commas_as_it_likes(text):
+    assert read_json(json.dumps({"text": text}).encode()) == {"text": text}
+
+
+@pytest.mark.parametrize("body", [b'"\\,' * 1_000_000, b'["' + b'\\",' * 1_000_000, b'"' + b"\\," * 1_400_000])
+def test_strings_that_never_end_are_refused_quickly(body):
+    began = time.process_time()
+    with pytest.raises(Malformed):
+        read_json(body)
+
+    assert time.process_time() - began < QUICKLY_SECONDS
 
 
 @pytest.mark.parametrize("depth", [65, 66, 1_000, 100_000])
