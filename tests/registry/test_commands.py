@@ -15,7 +15,14 @@ NPX = "/usr/bin/env node server.js --root=/data/* --name *"
 
 @pytest.fixture(autouse=True)
 def _listed(settings: Any) -> None:
-    settings.STDIO_ALLOW = (NPX, "/bin/echo 'two words'", "mcp-server-time", "bin/relative", 'broken "quote')
+    settings.STDIO_ALLOW = (
+        NPX,
+        "/bin/echo 'two words'",
+        "mcp-server-time",
+        "no-such-program",
+        "bin/relative",
+        'broken "quote',
+    )
 
 
 def test_an_equal_line_is_allowed_and_its_program_found_once() -> None:
@@ -72,6 +79,9 @@ def test_a_bare_name_is_looked_for_beside_this_installation_and_never_in_the_wor
     commands._program.cache_clear()
 
     assert commands.resolve(["mcp-server-time"]) == (str(Path(sys.executable).parent / "mcp-server-time"),)
+    hijack.rename(tmp_path / "no-such-program")
+    with pytest.raises(InvalidInput, match="not installed"):
+        commands.resolve(["no-such-program"])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from apps.core import egress
 from apps.core.errors import BackendDown, BackendError, InvalidInput
@@ -229,6 +230,14 @@ def test_the_operators_list_opens_what_it_names_and_no_sibling(settings: Any) ->
                 await get(f"http://127.0.0.1:{sink.port}/")
 
     run(whole)
+
+
+def test_an_address_that_the_client_reads_otherwise_than_the_check_is_refused(monkeypatch: Any, settings: Any) -> None:
+    settings.EGRESS_ALLOW = frozenset({"127.0.0.1:9000"})
+    monkeypatch.setattr(egress, "URL", lambda url: URL("http://10.0.0.1:9000/"))
+
+    with pytest.raises(InvalidInput, match="alike"):
+        run(lambda: get("http://127.0.0.1:9000/read-otherwise"))
 
 
 def test_a_listed_ipv6_address_is_open_in_either_spelling(settings: Any) -> None:

@@ -106,6 +106,7 @@ def test_a_name_that_no_header_can_carry_is_sent_encoded(evil: Evil) -> None:
     assert evil.control("headers")[-1]["mcp-name"].startswith("=?base64?")
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("answers", ANSWERS)
 @pytest.mark.parametrize("tool", ["huge", "many_blocks"])
@@ -125,6 +126,7 @@ def test_an_answer_beyond_the_limit_is_cut_and_memory_stays_flat(
     assert psutil.Process().memory_info().rss - before < 40_000_000
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("tool", ["hang", "drip", "endless_sse"])
 def test_the_deadline_holds_whatever_the_server_does(evil: Evil, era: str, tool: str) -> None:
@@ -138,6 +140,7 @@ def test_the_deadline_holds_whatever_the_server_does(evil: Evil, era: str, tool:
     assert evil.control("cancelled") == {tool: 1}
 
 
+@pytest.mark.measured
 def test_a_server_that_is_stopped_fails_at_the_deadline(own_evil: Evil) -> None:
     own_evil.process.send_signal(signal.SIGSTOP)
     started = time.monotonic()

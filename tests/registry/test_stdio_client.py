@@ -66,6 +66,7 @@ def test_both_eras_are_spoken(stdio_command: list[str], era: str) -> None:
     assert with_child(stdio_command, work, protocol_version=era) == (era or "2026-07-28", "grüße")
 
 
+@pytest.mark.measured
 def test_calls_share_one_process_and_do_not_wait_for_each_other(stdio_command: list[str]) -> None:
     async def work(upstream: Stdio) -> tuple[list[str], float]:
         started = time.monotonic()
@@ -125,6 +126,7 @@ def test_without_root_the_child_cannot_read_the_parents_environment_either(tmp_p
     assert plain == "True"  # so that the line above says something
 
 
+@pytest.mark.measured
 def test_a_flood_on_standard_error_matters_to_nobody(stdio_command: list[str]) -> None:
     before = psutil.Process().memory_info().rss
 
@@ -155,6 +157,7 @@ def test_a_line_beyond_the_limit_fails_its_own_request_only(stdio_command: list[
     assert (other, after) == ("slept 500", "alive")
 
 
+@pytest.mark.measured
 def test_a_child_that_stops_reading_meets_the_deadline_and_is_ended(stdio_command: list[str]) -> None:
     async def work(upstream: Stdio) -> tuple[float, bool]:
         await call(upstream, "never_read_stdin")
@@ -178,6 +181,7 @@ def test_a_child_that_does_not_answer_is_told_and_lives_on(stdio_command: list[s
     assert with_child(stdio_command, work) == "alive"
 
 
+@pytest.mark.measured
 def test_a_child_that_ends_fails_those_who_wait_at_once(stdio_command: list[str]) -> None:
     async def work(upstream: Stdio) -> tuple[list[Any], float, bool]:
         waiting = [asyncio.create_task(call(upstream, "sleep", 30, ms=20_000)) for _ in range(3)]
@@ -205,6 +209,7 @@ def test_no_descendant_outlives_its_child(stdio_command: list[str], tmp_path: Pa
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.measured
 def test_a_child_that_ignores_sigterm_is_killed(stdio_command: list[str]) -> None:
     async def work() -> tuple[int, float]:
         upstream = Stdio(make_route(transport="stdio", command=tuple(stdio_command)))
@@ -267,6 +272,11 @@ def test_a_program_that_cannot_speak_is_told_apart_by_its_last_words(settings: A
 
     with pytest.raises(BackendDown, match=r"status 4.*no such key"):
         with_child(["/bin/sh", "-c", "echo no such key >&2; exit 4"], lambda up: call(up, "echo"))
+
+
+def test_a_variable_that_chooses_which_code_runs_is_not_given_to_a_child(stdio_command: list[str]) -> None:
+    with pytest.raises(BackendDown, match="LD_PRELOAD"):
+        with_child(stdio_command, lambda up: call(up, "echo"), env={"LD_PRELOAD": "/tmp/x.so"})
 
 
 def test_a_command_that_the_operator_no_longer_lists_is_not_started(stdio_command: list[str], settings: Any) -> None:
