@@ -196,6 +196,24 @@ def test_h08_another_type_of_body_is_refused(house, door, kind):
     assert_refused(answer, *REFUSED)
 
 
+@pytest.mark.parametrize("door", [SERVERS, KEYS, LOGIN])
+@pytest.mark.parametrize(
+    "kind",
+    ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "text/json", "application/json-seq"],
+)
+def test_h08_json_that_says_it_is_something_else_is_not_read(house, door, kind):
+    assert_refused(house.send(door, at(door, '"a\\u0000b"'), **{"Content-Type": kind}), 415)
+    assert_refused(house.send(door, at(door, "1"), **{"Content-Type": kind}), 415)
+
+
+@pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("text/plain", "application/json")])
+def test_h08_a_body_of_two_types_is_not_read(house, kinds):
+    body = at(SERVERS, '"a\\u0000b"')
+    with raw(house, SERVERS, f"Content-Length: {len(body)}", "Content-Type: " + kinds[1], kind=kinds[0]) as connection:
+        connection.sendall(body)
+        assert status_of(connection) == 415
+
+
 INJECTIONS = [
     "' OR 1=1--",
     "1; DROP TABLE accounts_user",
@@ -258,10 +276,10 @@ def test_the_admins_form_takes_none_of_it(house, fields):
 
 
 @contextlib.contextmanager
-def raw(house: House, door: str, *headers: str) -> Iterator[socket.socket]:
+def raw(house: House, door: str, *headers: str, kind: str = "application/json") -> Iterator[socket.socket]:
     """A connection on which the head of a POST has been sent."""
     client = house.agent if door == "/mcp" else house.rest
-    lines = [f"POST {door} HTTP/1.1", f"Host: 127.0.0.1:{house.live.port}", "Content-Type: application/json", *headers]
+    lines = [f"POST {door} HTTP/1.1", f"Host: 127.0.0.1:{house.live.port}", f"Content-Type: {kind}", *headers]
     lines += [f"{name}: {value}" for name, value in client.headers.items()]
     with contextlib.closing(socket.create_connection(("127.0.0.1", house.live.port), 10)) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
