@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from apps.auth import services as auth
 from tests.gateway.agent import BOTH, LEGACY, MODERN, Agent, agent_of
@@ -52,6 +53,32 @@ def test_a_credential_in_the_address_is_refused(live: Live, alice: Person) -> No
 
 def test_a_token_for_rest_does_not_open_mcp(live: Live, alice: Person) -> None:
     error_of(live.rest(alice).post("/mcp", {}), 401)
+
+
+@pytest.mark.parametrize("revision", BOTH)
+def test_a_token_for_mcp_opens_it_and_its_session_outlives_the_token(live: Live, alice: Person, revision: str) -> None:
+    first, second = (
+        auth.login(email=alice.email, password=alice.password, resource=f"{settings.MCP_AUDIENCE}").access
+        for _ in range(2)
+    )
+    agent = Agent(live.url, first, revision)
+    assert "search" in agent.names()
+
+    agent.key = second
+
+    assert "search" in agent.names()
+
+
+def test_a_platform_admin_without_an_organization_has_native_tools_only(
+    live: Live, root: Person, alice: Person
+) -> None:
+    token = auth.login(email=root.email, password=root.password, resource=settings.MCP_AUDIENCE).access
+    agent = Agent(live.url, token)
+
+    assert agent.names() == {"platform_health", "platform_metadata", "search", "fetch"}
+    assert agent.call("platform_metadata")["structuredContent"]["organization"] == ""
+    inside = Agent(live.url, token, MODERN, headers={"X-Organization": "acme"})
+    assert inside.call("platform_metadata")["structuredContent"]["organization"] == "acme"
 
 
 @pytest.mark.parametrize("revision", BOTH)

@@ -139,8 +139,9 @@ def test_a_revoked_key_is_refused_within_a_second(alice: Person) -> None:
 
 @pytest.mark.parametrize("how", ["closed input", signal.SIGTERM, signal.SIGINT])
 def test_no_child_is_left_behind(alice: Person, how: Any) -> None:
-    offer(alice, "kid", transport="stdio", command=evil_stdio_command(), tools=("echo",))
+    offer(alice, "kid", transport="stdio", command=evil_stdio_command(), tools=("echo", "ignore_sigterm"))
     pipe = Pipe(env_of(alice)).open()
+    pipe.ask(9, "tools/call", {"name": "kid__ignore_sigterm", "arguments": {}})
     answer = pipe.ask(1, "tools/call", {"name": "kid__echo", "arguments": {"text": "hi"}})
     assert answer["result"]["content"][0]["text"] == "hi"
     children = psutil.Process(pipe.process.pid).children(recursive=True)
