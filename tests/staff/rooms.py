@@ -16,6 +16,7 @@ from tests.factories.auth import MembershipFactory
 from tests.factories.registry import ServerFactory
 from tests.people import Person
 
+
 def enter(person: Person, organization: Any = None, *, checks_csrf: bool = False) -> Client:
     """A browser in which this person is signed in, in an organisation of their choice."""
     client = Client(enforce_csrf_checks=checks_csrf)

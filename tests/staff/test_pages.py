@@ -95,12 +95,21 @@ def test_nobody_deletes_through_djangos_own_pages(alice):
 def test_what_has_happened_cannot_be_changed(alice):
     rows = rows_of(alice.organization)
     client = enter(alice)
-    read_only = {"audit.Entry", "usage.UsageEvent", "registry.HealthCheck", "registry.Discovery", "jobs.Job", "secrets.Secret"}
+    read_only = {
+        "audit.Entry",
+        "usage.UsageEvent",
+        "registry.HealthCheck",
+        "registry.Discovery",
+        "jobs.Job",
+        "secrets.Secret",
+    }
 
     for model, row in rows.items():
         if model._meta.label in read_only:
             assert client.post(page_url(row), {"name": "x", "action": "x"}).status_code == 403, model
-            assert not re.search(r'<(input|select|textarea)[^>]*name="(?!csrf|s"|organization|next)', client.get(page_url(row)).text), model
+            assert not re.search(
+                r'<(input|select|textarea)[^>]*name="(?!csrf|s"|organization|next)', client.get(page_url(row)).text
+            ), model
             assert client.get(list_url(model) + "add/").status_code == 403, model
 
 
@@ -112,7 +121,11 @@ def test_an_empty_list_says_what_to_do_next(alice):
     client = enter(alice)
 
     for model, page in pages():
-        if page.empty_text and not is_for_platform_admins(model) and not page.get_queryset(client.get(list_url(model)).wsgi_request).exists():
+        if (
+            page.empty_text
+            and not is_for_platform_admins(model)
+            and not page.get_queryset(client.get(list_url(model)).wsgi_request).exists()
+        ):
             assert page.empty_title in client.get(list_url(model)).text, model
     assert "Add server" in client.get(list_url(next(m for m, _ in pages() if m._meta.label == "registry.Server"))).text
 
@@ -147,5 +160,3 @@ def is_refused(client: Client, address: str) -> bool:
     """Whether this only leads to the sign-in page."""
     answer = client.get(address)
     return answer.status_code == 302 and answer.url.startswith(reverse("admin:login"))
-
-

@@ -75,7 +75,9 @@ def test_actions_on_foreign_rows_do_nothing(bobs_client, theirs):
             answer = bobs_client.post(list_url(model), sent, follow=True)
             assert not found(answer.content, traces_of(theirs)), (model, name)
         for deed in page.deeds(request):
-            bobs_client.post(f"{page_url(row).removesuffix('change/')}do/{deed.name}/", {"password": "a new long password"})
+            bobs_client.post(
+                f"{page_url(row).removesuffix('change/')}do/{deed.name}/", {"password": "a new long password"}
+            )
 
     assert Entry.objects.count() == entries
     assert before == {model: model.objects.filter(pk=row.pk).values().get() for model, row in theirs.items()}
@@ -197,7 +199,9 @@ def found(content: bytes, traces: list[bytes]) -> list[bytes]:
 def addresses_of(row) -> Iterator[str]:
     """Every address under a row."""
     base = page_url(row).removesuffix("change/")
-    yield from (f"{base}{end}/" for end in ("change", "history", "delete", "password", "do/approve", "do/remove", "do/revoke"))
+    yield from (
+        f"{base}{end}/" for end in ("change", "history", "delete", "password", "do/approve", "do/remove", "do/revoke")
+    )
     yield base
 
 
@@ -214,7 +218,18 @@ def addresses_without_ids(rows: dict) -> Iterator[str]:
     foreign = rows[Server].organization_id
     for model, _ in pages():
         names = {field.name for field in model._meta.get_fields()}
-        for query in ("", "?q=canar", "?_popup=1", "?_to_field=id", "?_to_field=name", "?all=", "?o=1.2.3", "?p=2", "?e=1", "?_facets=True"):
+        for query in (
+            "",
+            "?q=canar",
+            "?_popup=1",
+            "?_to_field=id",
+            "?_to_field=name",
+            "?all=",
+            "?o=1.2.3",
+            "?p=2",
+            "?e=1",
+            "?_facets=True",
+        ):
             yield list_url(model) + query
         yield f"{list_url(model)}?organization__id__exact={foreign}"
         yield f"{list_url(model)}?organization={foreign}"
@@ -235,6 +250,8 @@ def shape(client: Client, method: str, address: str) -> tuple:
     """What an answer gives away: its status, where it leads, and its words without the id that was asked for."""
     answer = getattr(client, method)(address, follow=True)
     asked = re.search(r"[0-9a-f-]{36}", address)[0]
-    words = re.sub(r"csrfmiddlewaretoken\" value=\"\w+|[0-9a-f-]{36}|req_\w+|data-csrf=\"\w+", "", answer.text.replace(asked, ""))
+    words = re.sub(
+        r"csrfmiddlewaretoken\" value=\"\w+|[0-9a-f-]{36}|req_\w+|data-csrf=\"\w+", "", answer.text.replace(asked, "")
+    )
     words = re.sub(r"\d+ (second|minute)s? ago|just now|\d\d:\d\d:\d\d[.\d]*", "", words)
     return answer.status_code, str(answer.redirect_chain).replace(asked, ""), words

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.cache import cache
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -35,6 +36,7 @@ from apps.core.staff import (
 
 _ONCE = "key_forms"
 _FORMS_AT_ONCE = 10
+_CLICK_SECONDS = 60
 
 
 class KeyForm(ServiceForm):
@@ -152,10 +154,14 @@ class ApiKeyAdmin(TenantAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
         """A form that has made its key makes no second one: the page was sent again."""
-        if request.method == "POST" and object_id is None and not _take_once(request):
+        is_new = request.method == "POST" and object_id is None
+        if is_new and not _take_once(request):
             messages.warning(request, "A key is shown only once. If it was lost, revoke it and add another.")
             return HttpResponseRedirect(reverse("admin:accounts_apikey_changelist"))
-        return super().changeform_view(request, object_id, form_url, extra_context)
+        answer = super().changeform_view(request, object_id, form_url, extra_context)
+        if is_new and getattr(answer, "context_data", {}).get("errors"):
+            _give_back(request)
+        return answer
 
     def create(self, actor: Actor, values: dict[str, Any]) -> ApiKey:
         """Make it; its text goes no further than the answer to this request."""
@@ -179,15 +185,29 @@ class ApiKeyAdmin(TenantAdmin):
 
 
 def _new_once(request: HttpRequest) -> str:
-    """A word that is good for one form; the session remembers the last few."""
+    """A word that is good for one key; the session remembers the last few."""
     word = secrets.token_urlsafe(16)
-    request.session[_ONCE] = [*request.session.get(_ONCE, []), word][-_FORMS_AT_ONCE:]
+    _remember(request, word)
     return word
 
 
 def _take_once(request: HttpRequest) -> bool:
-    """Whether the form's word was good; it is no longer."""
-    known = request.session.get(_ONCE, [])
-    word = request.POST.get("once", "")
+    """Whether the form's word was good; it is no longer. Of two clicks at the same time only one counts."""
+    known, word = request.session.get(_ONCE, []), request.POST.get("once", "")
     request.session[_ONCE] = [each for each in known if each != word]
-    return word in known
+    return word in known and cache.add(_spent(word), True, _CLICK_SECONDS)
+
+
+def _give_back(request: HttpRequest) -> None:
+    """The form was refused and made no key: its word is good again."""
+    word = request.POST.get("once", "")
+    _remember(request, word)
+    cache.delete(_spent(word))
+
+
+def _remember(request: HttpRequest, word: str) -> None:
+    request.session[_ONCE] = [*request.session.get(_ONCE, []), word][-_FORMS_AT_ONCE:]
+
+
+def _spent(word: str) -> str:
+    return f"key-form:{word}"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
-from django.db.models import Model
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -40,8 +39,9 @@ def column(title: str, *, ordering: str = "", header: bool = False) -> Callable[
 
 def badge(text: object, tone: Tone = "quiet", *, icon: str = "", title: str = "") -> SafeString:
     """A small coloured word."""
-    symbol = format_html('<span class="material-symbols-outlined">{}</span>', icon) if icon else ""
-    return format_html('<span class="gh-badge gh-{}" title="{}">{}{}</span>', tone, title, symbol, text)
+    symbol = format_html('<span class="material-symbols-outlined" aria-hidden="true">{}</span>', icon) if icon else ""
+    words = '<span class="gh-badge gh-{}" title="{}">{}{}</span>'
+    return format_html(words, tone, spelled_out(title), symbol, _shown(text))
 
 
 def badges(shown: Iterable[SafeString]) -> SafeString:
@@ -88,15 +88,11 @@ def milliseconds(value: float | None) -> str:
 
 def link(model: str, key: object, text: object) -> SafeString:
     """A link to the page of a row, `model` being app_label_model; only the text where there is no such page."""
+    shown = _shown(text)
     try:
-        return format_html('<a class="gh-link" href="{}">{}</a>', reverse(f"admin:{model}_change", args=[key]), text)
+        return format_html('<a class="gh-link" href="{}">{}</a>', reverse(f"admin:{model}_change", args=[key]), shown)
     except NoReverseMatch:
-        return format_html("{}", text)
-
-
-def link_to(row: Model) -> SafeString:
-    """A link to the page of this row."""
-    return link(f"{row._meta.app_label}_{row._meta.model_name}", row.pk, str(row))
+        return shown
 
 
 def reveal(text: str) -> SafeString:
@@ -106,6 +102,11 @@ def reveal(text: str) -> SafeString:
     return format_html_join(
         "", "{}", ((_named(character) if _is_hidden(character) else character,) for character in text)
     )
+
+
+def spelled_out(text: str) -> str:
+    """The same for where only text can stand."""
+    return "".join(f"[U+{ord(character):04X}]" if _is_hidden(character) else character for character in text)
 
 
 def text_block(text: str) -> SafeString:
@@ -118,6 +119,10 @@ def json_block(value: Any) -> SafeString:
     if value in (None, {}, [], ""):
         return NOTHING
     return format_html('<pre class="gh-json">{}</pre>', reveal(_cut(json.dumps(value, indent=2, ensure_ascii=False))))
+
+
+def _shown(text: object) -> SafeString:
+    return text if isinstance(text, SafeString) else reveal(str(text))
 
 
 def _cut(text: str) -> str:

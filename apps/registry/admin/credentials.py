@@ -42,6 +42,7 @@ class CredentialAdmin(TenantAdmin):
     list_filter = (("server", ScopedFilter), choices_filter("kind"))
     list_select_related = ("organization", "server")
     sortable_by = ()
+    ordering = ("-id",)
     add_fieldsets = ((None, {"fields": ("server", "kind", "header", "username", "secret")}),)
     fieldsets = ((None, {"fields": ("server", "kind", "header", "username", "added")}),)
     readonly_fields = ("added",)

@@ -167,5 +167,7 @@ class DiscoveryAdmin(TenantAdmin):
 
 
 def _named(things: Any) -> SafeString:
-    are_words = isinstance(things, list) and all(isinstance(each, str) for each in things)
-    return words(things) if are_words else json_block(things)
+    """Capabilities that a discovery names, with what kind each is."""
+    if not all(isinstance(each, dict) and "name" in each for each in things):
+        return json_block(things)
+    return words([f"{each.get('kind', '')} {each['name']}".strip() for each in things])
