@@ -1,7 +1,7 @@
 """The verbs of the journal: record, list, verify; and the guard that the database keeps over it."""
 
 from apps.audit.services.chain import Break, chains, verify
-from apps.audit.services.entries import list_entries, record
+from apps.audit.services.entries import hold_chain, list_entries, record
 from apps.audit.services.guard import drop_guard, guard_sql, make_guard
 
-__all__ = ["Break", "chains", "drop_guard", "guard_sql", "list_entries", "make_guard", "record", "verify"]
+__all__ = ["Break", "chains", "drop_guard", "guard_sql", "hold_chain", "list_entries", "make_guard", "record", "verify"]

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
+from uuid import UUID
 
 from django.db import models, transaction
 
@@ -32,7 +33,7 @@ def record(
     Secrets in `details` are masked. A refusal that must be kept is recorded outside the transaction that it rolls back.
     """
     with transaction.atomic():
-        head = _lock_head(actor)
+        head = _lock_head(actor.organization_id or PLATFORM_CHAIN)
         entry = Entry(
             chain_id=head.chain_id,
             sequence=head.sequence + 1,
@@ -54,6 +55,15 @@ def record(
     return entry
 
 
+def hold_chain(organization_id: UUID | None) -> None:
+    """Lock the head of a chain until the caller's transaction ends.
+
+    Whoever is about to lock a row that many writers share, and may record something afterwards, holds the chain first:
+    all take both in the same order, and none waits for another in a circle.
+    """
+    _lock_head(organization_id or PLATFORM_CHAIN)
+
+
 def list_entries(actor: Actor, *, filters: LogFilters, page: PageQuery) -> Page:
     """The newest entries of the actor's organisation; raises NotPermitted without `audit.read`."""
     actor.require("audit.read")
@@ -68,9 +78,8 @@ def list_entries(actor: Actor, *, filters: LogFilters, page: PageQuery) -> Page:
     return page_of(entries.order_by("-sequence"), page)
 
 
-def _lock_head(actor: Actor) -> ChainHead:
+def _lock_head(chain_id: UUID) -> ChainHead:
     """The chain's head, locked until the transaction ends. SQLite's transactions are exclusive from the start."""
-    chain_id = actor.organization_id or PLATFORM_CHAIN
     heads = ChainHead.objects.select_for_update().filter(pk=chain_id)
     head = heads.first()
     if head is None:

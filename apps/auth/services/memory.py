@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.db import transaction
 
+from apps.audit import services as audit
 from apps.auth.models import Organization
 from apps.core.actor import Actor
 from apps.core.errors import NotFound
@@ -61,7 +62,10 @@ def memory_key(credential: str, audience: str, organization: str | None) -> Key:
 def raise_revision(organization_id: UUID | None) -> None:
     """Note that something changed which lists or rights depend on, in the caller's transaction."""
     if organization_id:
-        Organization.objects.raise_revision(organization_id)
+        with transaction.atomic():
+            # The journal's chain comes before the organisation's row, whichever of the two a service asks for first.
+            audit.hold_chain(organization_id)
+            Organization.objects.raise_revision(organization_id)
     forget_actors()
 
 
