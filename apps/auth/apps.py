@@ -15,3 +15,4 @@ class AuthConfig(AppConfig):
         "key.write": "Create and revoke one's own API keys.",
         "key.manage": "Revoke anybody's API keys.",
     }
+    schedule = {"auth.forget_ended": 3600.0}

@@ -18,9 +18,11 @@ from apps.audit.models import Entry
 from apps.auth import services
 from apps.auth.models import LoginFailure, Membership, Organization, RefreshToken, User
 from apps.auth.services import passwords
+from apps.auth.tasks import forget_ended
 from apps.core.actor import system_actor
 from apps.core.errors import RateLimited
 from tests.auth.forge import ME, client, knock, opens_mcp, refused, sign_in
+from tests.factories.auth import RefreshTokenFactory
 from tests.people import PASSWORD, Person, make_person
 
 LOGIN = "/api/v1/auth/login"
@@ -260,6 +262,12 @@ def test_a_failed_login_and_a_lock_are_in_the_journal_although_they_were_refused
     assert entries.filter(action="login.locked", actor_label=alice.email, address="203.0.113.1").count() == 1
 
 
+def test_a_password_typed_in_the_wrong_field_is_not_in_the_journal(db: None) -> None:
+    log_in("correct horse battery", "x")
+
+    assert Entry.objects.get().actor_label == "somebody"
+
+
 @pytest.mark.django_db(transaction=True)
 def test_many_guesses_at_once_are_not_many_guesses(alice: Person) -> None:
     def guess(number: int) -> str:
@@ -477,3 +485,18 @@ def test_a_person_who_is_made_by_hand_can_sign_in(root: Person) -> None:
     person = make_person("hand", "initech", "viewer")
 
     assert log_in(person.email).status_code == 200
+
+
+def test_what_has_ended_is_forgotten_and_what_has_not_is_kept(alice: Person, bob: Person) -> None:
+    log_in(alice.email, "wrong wrong wrong")
+    log_in(bob.email, "wrong wrong wrong")
+    kept = RefreshTokenFactory()
+    RefreshTokenFactory(expires_at=timezone.now() - timedelta(seconds=1))
+    LoginFailure.objects.filter(pk=LoginFailure.objects.earliest("last_failed_at").pk).update(
+        last_failed_at=timezone.now() - timedelta(days=2)
+    )
+
+    forget_ended()
+
+    assert list(RefreshToken.objects.all()) == [kept]
+    assert LoginFailure.objects.count() == 1

@@ -28,7 +28,7 @@ from apps.auth.services.rights import (
     organizations_of,
     staff_organizations_of,
 )
-from apps.auth.services.sessions import Tokens, login, logout, refresh_tokens
+from apps.auth.services.sessions import Tokens, forget_ended, login, logout, refresh_tokens
 from apps.auth.services.tokens import published_keys
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "create_user",
     "deactivate_user",
     "describe_me",
+    "forget_ended",
     "get_key",
     "get_member",
     "get_organization",

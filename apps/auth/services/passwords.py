@@ -61,7 +61,7 @@ def _count_attempt(key: str) -> int:
 
 
 def _record_failure(email: str, address: str, key: str) -> None:
-    actor = Actor(kind="user", id=None, label=email[:200] or "nobody", surface="rest", address=address)
+    actor = Actor(kind="user", id=None, label=_shown(email), surface="rest", address=address)
     audit.record(actor, "login.failed", outcome="refused")
     if LoginFailure.objects.filter(pk=key).exclude(locked_until=None).exists():
         audit.record(actor, "login.locked", outcome="refused", details={"seconds": settings.LOGIN_LOCK_SECONDS})
@@ -84,6 +84,11 @@ def _turn_to_hash() -> Iterator[None]:
         yield
     finally:
         _hashing.release()
+
+
+def _shown(email: str) -> str:
+    """What the journal calls whoever failed; some people type their password where the address belongs."""
+    return email[:200] if "@" in email else "somebody"
 
 
 def _failure_key(email: str, address: str) -> str:

@@ -1,7 +1,7 @@
 """Login, refresh and logout: families of tokens that end together."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from apps.audit import services as audit
-from apps.auth.models import Organization, RefreshToken, User
+from apps.auth.models import LoginFailure, Organization, RefreshToken, User
 from apps.auth.services import tokens
 from apps.auth.services.memory import forget_actors
 from apps.auth.services.passwords import verify_password
@@ -18,6 +18,7 @@ from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotAuthenticated, NotFound, ServiceError
 from apps.core.ids import new_id
 
+FAILURES_KEPT = timedelta(days=1)
 ENDED = "This session has ended. Sign in again."
 
 
@@ -76,9 +77,11 @@ def logout(actor: Actor | None, *, refresh: str, address: str = "") -> None:
         forget_actors()
 
 
-def family_is_alive(family_id: UUID) -> bool:
-    """Whether the tokens of a family are still good."""
-    return RefreshToken.objects.of_family(family_id).alive().exists()
+def forget_ended() -> None:
+    """Delete refresh tokens that have expired, and failed logins that no lock depends on any more."""
+    now = timezone.now()
+    RefreshToken.objects.filter(expires_at__lt=now).delete()
+    LoginFailure.objects.filter(last_failed_at__lt=now - FAILURES_KEPT).delete()
 
 
 def _audience(resource: str | None) -> str:
