@@ -189,6 +189,24 @@ def test_a_signal_ends_everything_in_time(tmp_path, number, statuses):
         assert "Traceback" not in platform.output()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_only_make_gets_ends_everything_too(tmp_path, number):
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(f"up:\n\t@exec {sys.executable} manage.py up --no-demo\n")
+    platform = Platform(tmp_path / "data")
+    platform.command = ["make", "--file", str(makefile), "up"]
+
+    with platform:
+        members = family(platform.pid)
+        assert len(members) == 2, "make and the platform"
+
+        psutil.Process(platform.pid).send_signal(number)
+        platform.popen.wait(SECONDS_TO_END)
+
+        assert [each for each in members if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+        assert "Traceback" not in platform.output()
+
+
 def test_a_call_is_not_lost_on_a_clean_stop(tmp_path):
     with Platform(tmp_path) as platform:
         call(f"{platform.url}/mcp", platform.demo_key(), TIME_TOOL, {"timezone": "UTC"})

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -28,6 +29,7 @@ from config.management.commands.demo import Demo, make_demo
 DRAIN_SECONDS = 6
 STOP_SECONDS = 9.0
 READY_SECONDS = 60.0
+PARENT_SECONDS = 0.5
 ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
 
 
@@ -48,6 +50,7 @@ class Command(BaseCommand):
         """Start, say where things are, serve, stop."""
         os.umask(0o077)
         signal.signal(signal.SIGTERM, _end)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
         with contextlib.ExitStack() as held:
             held.enter_context(only_one(settings.DATA_DIR))
             listener = held.enter_context(listening(settings.ENV.host, settings.ENV.port))
@@ -64,6 +67,7 @@ class Command(BaseCommand):
         background = Background()
         server = web_server(background)
         background.start()
+        listen_to_make()
         threading.Thread(target=self.announce, args=(demo,), name="announcer", daemon=True).start()
         try:
             server.run(sockets=[listener])
@@ -154,6 +158,29 @@ def end_in_time() -> None:
     watchdog = threading.Timer(STOP_SECONDS, os._exit, args=[os.EX_OK])
     watchdog.daemon = True
     watchdog.start()
+
+
+def listen_to_make() -> None:
+    """End also on a SIGINT that only make was sent: it tells its recipes nothing, and waits for them for ever."""
+    make = os.getppid()
+    if "MAKELEVEL" not in os.environ or not catches_interrupt(make):
+        return
+
+    def watch() -> None:
+        while catches_interrupt(make):
+            time.sleep(PARENT_SECONDS)
+        if os.getppid() == make:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="make-watcher", daemon=True).start()
+
+
+def catches_interrupt(pid: int) -> bool:
+    """Whether a process would handle SIGINT; make gives its handler up as soon as it has been sent one."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return found is not None and bool(int(found[1], 16) >> (signal.SIGINT - 1) & 1)
+    return False
 
 
 def wait_until_ready(host: str, port: int) -> bool:
