@@ -17,6 +17,7 @@ from apps.core.doors import read_json
 from apps.core.errors import Malformed, ServiceError, TooLarge, UnsupportedMediaType, render
 from config import wsgi  # sets Django up before anything of ours is imported
 from config.bodies import read_body
+from config.lanes import in_lane
 from config.lifespan import owner, serve_lifespan
 
 Scope = MutableMapping[str, Any]
@@ -55,7 +56,9 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
             await owner().ensure_started()
             await mcp_door(scope, receive, send_with_id)
         else:
-            await wsgi.answer(scope, await _read_checked(scope, receive), send_with_id)
+            body = await _read_checked(scope, receive)
+            async with in_lane(scope, body):
+                await wsgi.answer(scope, body, send_with_id)
     except ServiceError as error:
         await refuse(error, request_id, send_with_id)
     finally:
@@ -105,6 +108,8 @@ async def refuse(error: ServiceError, request_id: str, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.status == TooLarge.status:
         headers.append((b"connection", b"close"))
+    if "retry_after" in error.details:
+        headers.append((b"retry-after", str(error.details["retry_after"]).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -8,7 +8,7 @@ import asyncio
 import io
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import quote
 
@@ -21,22 +21,30 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+LONGEST_SEND_SECONDS = 10.0
+PARTS_AT_ONCE = 16
+"""Of a file, which comes in parts of 4 KiB."""
+
 application = get_wsgi_application()
 
 
 async def answer(scope: Scope, body: bytes, send: Send) -> None:
     """Let Django answer one request whose body has been read and checked."""
     whole = await in_thread(_serve, _environ(scope, body), send, asyncio.get_running_loop())
-    if whole is not None:
-        start, content = whole
-        await send(start)
+    if whole is None:
+        return
+    start, content = whole
+    await send(start)
+    if isinstance(content, bytes):
         await send({"type": "http.response.body", "body": content})
+    else:
+        await _send_file(content, send)
 
 
 def _serve(
     environ: dict[str, Any], send: Send, loop: asyncio.AbstractEventLoop
-) -> tuple[MutableMapping[str, Any], bytes] | None:
-    """Run Django; a whole answer is returned, a streamed one is sent from here, part by part."""
+) -> tuple[MutableMapping[str, Any], Any] | None:
+    """Run Django; a whole answer or a file is returned, any other stream is sent from here, part by part."""
     started: dict[str, Any] = {"type": "http.response.start"}
 
     def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
@@ -44,8 +52,11 @@ def _serve(
         started["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
     response: Any = application(environ, start_response)  # type: ignore[arg-type]
+    is_head = environ["REQUEST_METHOD"] == "HEAD"
+    if not is_head and getattr(response, "file_to_stream", None) is not None:
+        return started, response
     try:
-        if environ["REQUEST_METHOD"] == "HEAD":
+        if is_head:
             return started, b""
         if not getattr(response, "streaming", False):
             return started, b"".join(response)
@@ -55,6 +66,21 @@ def _serve(
         response.close()
 
 
+async def _send_file(response: Any, send: Send) -> None:
+    """Send a file from the event loop: whoever reads it slowly, or not at all, must not hold a thread meanwhile."""
+    parts = iter(response)
+    try:
+        while part := await in_thread(_next_of, parts):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        await in_thread(response.close)
+
+
+def _next_of(parts: Iterator[bytes]) -> bytes:
+    return b"".join(islice(parts, PARTS_AT_ONCE))
+
+
 def _parts(response: Iterable[bytes]) -> Iterator[MutableMapping[str, Any]]:
     for part in response:
         yield {"type": "http.response.body", "body": part, "more_body": True}
@@ -62,9 +88,15 @@ def _parts(response: Iterable[bytes]) -> Iterator[MutableMapping[str, Any]]:
 
 
 def _stream(messages: Iterable[MutableMapping[str, Any]], send: Send, loop: asyncio.AbstractEventLoop) -> None:
-    # Waiting for each send is the back-pressure: a slow reader slows this thread, not the memory.
+    # Waiting for each send is the back-pressure: a slow reader slows this thread, not the memory. One that reads
+    # nothing for a while is cut off, for the threads belong to everybody.
     for message in messages:
-        asyncio.run_coroutine_threadsafe(_sent(send, message), loop).result()
+        sending = asyncio.run_coroutine_threadsafe(_sent(send, message), loop)
+        try:
+            sending.result(LONGEST_SEND_SECONDS)
+        except TimeoutError:
+            sending.cancel()
+            raise
 
 
 async def _sent(send: Send, message: MutableMapping[str, Any]) -> None:
