@@ -227,7 +227,8 @@ def test_the_second_start_makes_nothing_and_shows_no_secret(tmp_path):
     with Platform(tmp_path, port=first.port) as second:
         assert "Demo key" not in second.output()
         assert "Admin account" not in second.output()
-        assert "provision --org SLUG" in second.output()
+        command = f"GATEHOUSE_DATA={tmp_path} {sys.executable} {PROJECT / 'manage.py'} provision --org SLUG"
+        assert command in second.output()
         assert TIME_TOOL in tool_names(f"{second.url}/mcp", key)
 
 

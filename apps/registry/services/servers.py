@@ -41,7 +41,7 @@ def register_server(
     actor.require("server.write")
     _check_names(limits)
     if actor.organization_id is None:
-        raise InvalidInput("A server belongs to an organisation. Name one.")
+        raise InvalidInput("A server belongs to an organisation. Choose one, by REST in the header X-Organization.")
     if transport == Transport.STDIO:
         actor.require_platform_admin()
         limits.setdefault("check_interval_seconds", STDIO_CHECK_SECONDS)

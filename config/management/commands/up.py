@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -24,6 +26,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from config.env import BASE_DIR
 from config.management.commands.demo import Demo, make_demo
 
 DRAIN_SECONDS = 6
@@ -216,7 +219,7 @@ def welcome(demo: Demo | None) -> str:
     if demo is None:
         lines += [
             "An agent needs an API key: make one in the control room, or with the accounts of a new organisation:",
-            "  manage.py provision --org SLUG",
+            f"  {provision_command()}",
         ]
         return "\n".join(lines)
     return "\n".join([
@@ -231,6 +234,13 @@ def welcome(demo: Demo | None) -> str:
         "or any client that reads an mcp.json:",
         f"  {client_snippet(demo.key)}",
     ])  # fmt: skip
+
+
+def provision_command() -> str:
+    """The command line that makes an organisation in this installation, to be copied."""
+    is_usual = settings.DATA_DIR == BASE_DIR / "data"
+    variable = "" if is_usual else f"GATEHOUSE_DATA={shlex.quote(str(settings.DATA_DIR))} "
+    return f"{variable}{sys.executable} {BASE_DIR / 'manage.py'} provision --org SLUG"
 
 
 def client_snippet(key: str) -> str:
