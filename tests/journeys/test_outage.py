@@ -20,6 +20,7 @@ from tests.fixtures.servers import Process, everything_http, everything_stdio_co
 from tests.journeys.agents import ERAS, connected
 from tests.journeys.platform import Platform
 from tests.journeys.rest import offered, signed_in, signed_in_as
+from tests.live import Client
 
 pytestmark = pytest.mark.slow_process
 
@@ -47,11 +48,13 @@ class Outcome:
 
 @dataclass
 class Stage:
-    """A platform with the reference server behind it, both ways, and a key of its developer."""
+    """A platform with the reference server behind it, both ways, a key of its developer, and its admin."""
 
     platform: Platform
     upstream: Process
     key: str
+    admin: Client
+    place: str
 
     @contextlib.asynccontextmanager
     async def agents(self) -> AsyncIterator[dict[str, Agent]]:
@@ -80,10 +83,10 @@ def stage(tmp_path_factory) -> Iterator[Stage]:
         admin, developer = signed_in(platform, "admin"), signed_in(platform, "developer")
         operator = signed_in_as(platform, platform.admin_account(), **{"X-Organization": "acme"})
         child = {"transport": "stdio", "timeout_seconds": CHILD_TIMEOUT_SECONDS}
-        offered(developer, admin, {"name": "E", "slug": "everything", "url": f"http://127.0.0.1:{port}/mcp"})
+        server = offered(developer, admin, {"name": "E", "slug": "everything", "url": f"http://127.0.0.1:{port}/mcp"})
         offered(operator, admin, {"name": "E", "slug": "everything-io", "command": everything_stdio_command(), **child})
         offered(operator, admin, {"name": "Time", "slug": "time", "command": ["mcp-server-time"], **child})
-        yield Stage(platform, upstream, made["keys"]["developer"])
+        yield Stage(platform, upstream, made["keys"]["developer"], admin, f"/api/v1/mcp/servers/{server['id']}")
 
 
 async def attempt(agent: Agent, tool: str = ECHO, arguments: dict[str, Any] | None = None) -> Outcome:
@@ -123,6 +126,7 @@ def assert_says_what_to_do(outcome: Outcome, server: str) -> None:
     assert outcome.error["details"]["server"] == server
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_calls_of_a_lost_server_fail_in_time_then_at_once_until_it_is_back(stage, number):
     async def story() -> None:
@@ -159,6 +163,33 @@ def test_a_server_that_was_away_unnoticed_is_called_as_if_nothing_were(stage):
     outcomes = asyncio.run(story())
 
     assert [outcome.text for outcome in outcomes] == ["Echo: hello"] * 4
+
+
+def test_the_list_names_a_lost_server_and_keeps_its_tools(stage):
+    async def listed(agent: Agent) -> tuple[list[dict[str, Any]], set[str]]:
+        await asyncio.sleep(1)  # a change holds within one second
+        tools = await agent.list_tools(cache_mode="refresh")
+        return (tools.meta or {}).get("gatehouse/unavailable", []), {tool.name for tool in tools.tools}
+
+    async def story() -> None:
+        async with stage.agents() as agents:
+            for agent in agents.values():
+                await until_it_answers(agents)
+                stage.upstream.send_signal(signal.SIGKILL)
+                check = await asyncio.to_thread(stage.admin.post, f"{stage.place}/check")
+                assert check.json()["health"] == "unhealthy"
+                lost, names = await listed(agent)
+                bring_back(stage.upstream, signal.SIGKILL)
+                check = await asyncio.to_thread(stage.admin.post, f"{stage.place}/check")
+                assert check.json()["health"] == "healthy"
+
+                assert [each["server"] for each in lost] == ["everything"]
+                assert lost[0]["since"]
+                assert lost[0]["reason"]
+                assert {ECHO, CHILD_ECHO, TIME[0]} <= names
+                assert await listed(agent) == ([], names)
+
+    asyncio.run(story())
 
 
 # A server that is a child ----------------------------------------------------------------------------------------
