@@ -3,13 +3,22 @@
 
 import argparse
 import os
+import signal
 import sys
 
 UP_FLAGS = ("host", "port", "data")
 
 
 def main() -> None:
-    """Hand the command line to Django."""
+    """Hand the command line to Django; Ctrl+C ends it without a trace."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def run() -> None:
+    """Run the command."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     if sys.argv[1:2] == ["up"]:
         hand_flags_to_settings(sys.argv[2:])

@@ -9,6 +9,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.test.utils import setup_databases, teardown_databases
 
+from tests.house.world import World, build
 from tests.live import Answer, Client, Live
 from tests.people import make_person
 
@@ -59,3 +60,10 @@ def house(database: Any) -> Iterator[House]:
     """The live platform of this file."""
     with standing(database) as live:
         yield House(live)
+
+
+@pytest.fixture(scope="module")
+def world(database: Any) -> Iterator[World]:
+    """One world for all the tests of a file: nothing that they do may change A."""
+    with standing(database) as live:
+        yield build(live)

@@ -1,7 +1,7 @@
 """Removes every `.for_org(…)` of the apps in turn, and expects the isolation test to notice each time.
 
     python tests/house/mutate_for_org.py                 all of them
-    python tests/house/mutate_for_org.py registry        those of the files whose path contains this word
+    python tests/house/mutate_for_org.py registry        those whose path:line contains this word
 
 Each mutant is a copy of the tree in a temporary folder with a database of its own; two run at a time. A table is
 printed; the status is 1 if any mutant survives. About a quarter of an hour for all.
@@ -22,7 +22,7 @@ from queue import SimpleQueue
 
 PROJECT = Path(__file__).parent.parent.parent
 COPIED = ("apps", "config", "templates", "static", "tests", "manage.py", "pyproject.toml")
-TEST = "tests/house/test_isolation.py"
+TESTS = sorted(str(path.relative_to(PROJECT)) for path in Path(__file__).parent.glob("test_isolation*.py"))
 AT_A_TIME = 2
 SECONDS = 300
 PYTEST_FAILED = 1
@@ -61,8 +61,9 @@ def mutations(word: str) -> Iterator[Mutation]:
     """Every call of `for_org` in the apps."""
     for path in sorted((PROJECT / "apps").rglob("*.py")):
         relative = path.relative_to(PROJECT)
-        if word in str(relative) and "migrations" not in relative.parts:
-            yield from _mutations_in(relative, path.read_text(encoding="utf-8"))
+        if "migrations" not in relative.parts:
+            every = _mutations_in(relative, path.read_text(encoding="utf-8"))
+            yield from (each for each in every if word in str(each))
 
 
 def _mutations_in(path: Path, text: str) -> Iterator[Mutation]:
@@ -112,7 +113,7 @@ def run_test(folder: Path) -> tuple[int, str]:
         sys.executable,
         "-m",
         "pytest",
-        TEST,
+        *TESTS,
         "-q",
         "-x",
         "-rf",
@@ -155,7 +156,7 @@ def run(chosen: Sequence[Mutation], folder: Path) -> Iterator[Outcome]:
 def main() -> int:
     """Judge every mutant; 0 if all are caught."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("word", nargs="?", default="", help="only files whose path contains it")
+    parser.add_argument("word", nargs="?", default="", help="only those whose path:line contains it")
     chosen = list(mutations(parser.parse_args().word))
     with tempfile.TemporaryDirectory(prefix="gatehouse-mutants-") as name:
         folder = Path(name)

@@ -1,42 +1,30 @@
 """Organisation B, in every role and in none, cannot see or touch anything of A's (B01-B05, B11-B13, B15-B18).
 
-The walk is generated: every tenant model with every operation of the OpenAPI document and every caller, the services
-below them, the tools of MCP and the pages of the admin. `tests/house/mutate_for_org.py` removes each `for_org` in turn
-and expects a failure here.
+The walk is generated: every tenant model with every operation of the OpenAPI document and every caller, and the
+services below them; beside it stand MCP, the admin, and what no operation shows. `tests/house/mutate_for_org.py`
+removes each `for_org` in turn and expects a failure in one of these files.
 """
 
 import inspect
-import json
-import re
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.apps import apps
-from django.contrib import admin
 from django.db.models import ForeignKey, Model
-from django.test import Client as Browser
-from django.urls import reverse
 
-from apps.audit.models import Entry
-from apps.auth import services as auth
 from apps.auth.models import ApiKey, Membership, Organization, User
 from apps.core.errors import NotFound, NotPermitted
 from apps.core.ids import new_id
 from apps.core.schemas import PageQuery
-from apps.registry.models import Capability, Server
-from tests.house.conftest import standing
+from apps.registry.models import Server
 from tests.house.operations import Operation, operations
-from tests.house.tenants import CANARY, belongs_to, make_row, parameters, plant, snapshot, tenant_models
-from tests.journeys.agents import call, tool_names
-from tests.live import Answer, Client, Live
-from tests.people import PASSWORD, Person, make_person
+from tests.house.tenants import CANARY, belongs_to, parameters, snapshot, tenant_models
+from tests.house.world import World, seen_by_their_owner, shows_nothing
+from tests.live import Answer
+from tests.people import PASSWORD, Person
 
-PROMISED_SECONDS = 2.0
 SENTINEL_ID = "0198c0de-0000-7000-8000-00000000c0de"
 SENTINEL_TIME = "1999-12-31T23:59:59Z"
 SMUGGLED = {
@@ -49,99 +37,10 @@ THEIR_OWN = ("/api/v1/auth/",)
 MISSING_OR_REFUSED = {403, 404}
 
 
-@dataclass
-class World:
-    """Organisations A and B, each with one row of everything, and everybody who may try."""
-
-    live: Live
-    a: Organization
-    b: Organization
-    theirs: dict[type[Model], Model]
-    ours: dict[type[Model], Model]
-    owner_of_a: Person
-    owner_of_b: Person
-    callers: dict[str, Client] = field(default_factory=dict)
-    document: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def operations(self) -> list[Operation]:
-        """Every operation of the document."""
-        return list(operations(self.document))
-
-    def ids(self, rows: dict[type[Model], Model]) -> dict[str, UUID]:
-        """The path parameters that lead to these rows."""
-        return {name: rows[model].pk for name, model in parameters().items()}
-
-
-@pytest.fixture(scope="module")
-def world(database: Any) -> Iterator[World]:
-    """One world for all these tests: nothing that they do may change A."""
-    with standing(database) as live:
-        yield build(live)
-
-
-def build(live: Live) -> World:
-    """Make both organisations, their rows and B's callers."""
-    alice = make_person("alice", CANARY, "owner")
-    bob = make_person("bob", "globex", "owner")
-    made = World(live, alice.organization, bob.organization, {}, {}, alice, bob)
-    for person, rows in ((alice, made.theirs), (bob, made.ours)):
-        for model in tenant_models():
-            # The journal takes no change afterwards: its canary is there from the start.
-            canary = {"subject": CANARY} if model is Entry and person is alice else {}
-            rows[model] = make_row(model, person.organization, rows, **canary)
-        rows[Organization], rows[User] = person.organization, person.user
-    for model, row in made.theirs.items():
-        if model is not Entry:
-            plant(row)
-    User.objects.filter(memberships__organization=made.a).update(name=CANARY)
-    open_to_agents(made.theirs[Server], made.theirs[Capability])
-    people = {role: make_person(role, "globex", role) for role in ("admin", "developer", "viewer")}
-    made.callers = {
-        "owner": live.rest(bob),
-        **{role: live.rest(person) for role, person in people.items()},
-        "key": live.with_key(live.key(bob)),
-        "stranger": live.rest(stranger()),
-        "nobody": live.anonymous(),
-        "owner of A": live.rest(alice),
-    }
-    made.document = live.anonymous().get("/api/openapi.json").json()
-    return made
-
-
-def stranger() -> Person:
-    """Somebody with an account and no organisation."""
-    user = User.objects.create_user("charlie@nowhere.example", PASSWORD)
-    return Person(user, None, auth.actor_for_user(user, organization_id=None, surface="rest"))
-
-
-def open_to_agents(server: Model, capability: Model) -> None:
-    """Let A's agents use A's tool: what they may use is what B must not see."""
-    from django.db.models import F
-    from django.utils import timezone
-
-    Server.objects.filter(pk=server.pk).update(approved_at=timezone.now(), is_enabled=True, deleted_at=None)
-    Capability.objects.filter(pk=capability.pk).update(
-        kind="tool", server=server, approved_digest=F("digest"), approved_definition=F("definition"), is_enabled=True,
-        removed_at=None, public_name=f"{CANARY}__tool",
-    )  # fmt: skip
-    auth.raise_revision(server.organization_id)
-
-
-def shows_nothing(answer: Answer) -> bool:
-    """Whether the answer holds nothing of A's."""
-    return CANARY not in answer.text and CANARY not in json.dumps(answer.headers)
-
-
 def without_moment(answer: Answer) -> dict[str, Any]:
     """The error, without what differs from request to request."""
     error = answer.json()["error"]
     return {name: error[name] for name in ("code", "message", "details")}
-
-
-def seen_by_their_owner(world: World, operation: Operation) -> bool:
-    """Whether A's owner finds the canary there: what nobody could see would prove nothing."""
-    return CANARY in world.callers["owner of A"].get(operation.at(world.ids(world.theirs))).text
 
 
 # Models, factories, parameters ------------------------------------------------------------------------------------
@@ -535,215 +434,3 @@ def test_a_service_knows_nothing_of_as(world, name, function, needed):
         function(world.owner_of_b.actor, **given)
 
     assert snapshot(world.a) == before
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """A change holds within a second; a busy machine may need another for the asking."""
-    deadline = time.monotonic() + PROMISED_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-# Admin --------------------------------------------------------------------------------------------------------------
-
-
-def browser_of(person: Person) -> Browser:
-    """A browser in which this person has signed in."""
-    browser = Browser()
-    browser.force_login(person.user)
-    return browser
-
-
-def page(name: str, model: type[Model], *arguments: Any) -> str:
-    """The address of an admin page of this model."""
-    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{name}", args=arguments)
-
-
-def shown_in_admin() -> list[type[Model]]:
-    """The tenant models that have admin pages."""
-    return [model for model in tenant_models() if model in admin.site._registry]
-
-
-def seen(answer: Any) -> str:
-    """The text of a page, also of one that streams."""
-    content = b"".join(answer.streaming_content) if answer.streaming else answer.content
-    return str(content.decode())
-
-
-@pytest.mark.parametrize("model", shown_in_admin(), ids=lambda model: model.__name__)
-def test_staff_of_a_sees_its_own_in_the_admin(world, model):
-    answer = browser_of(world.owner_of_a).get(page("change", model, world.theirs[model].pk))
-
-    assert answer.status_code == 200
-    assert CANARY in seen(answer)
-
-
-@pytest.mark.parametrize("model", shown_in_admin(), ids=lambda model: model.__name__)
-def test_staff_of_b_sees_no_row_of_as_in_the_admin(world, model):
-    browser, their_id, before = browser_of(world.owner_of_b), world.theirs[model].pk, snapshot(world.a)
-    listing = page("changelist", model)
-    foreign = [each for each in model._meta.concrete_fields if isinstance(each, ForeignKey)]
-    queries = [
-        "",
-        "?q=canary",
-        f"?q={their_id}",
-        "?_to_field=organization",
-        f"?id__exact={their_id}",
-        "?all=",
-        "?_popup=1",
-    ]
-    queries += [
-        f"?{each.name}__id__exact={world.theirs[each.related_model].pk}"
-        for each in foreign
-        if each.related_model in world.theirs
-    ]
-    addresses = [f"{listing}{query}" for query in queries]
-    addresses += [page(name, model, their_id) for name in ("change", "history", "delete")]
-    addresses += [
-        f"/admin/autocomplete/?app_label={model._meta.app_label}&model_name={model._meta.model_name}&field_name={each.name}&term=c"
-        for each in foreign
-    ]
-    for address in addresses:
-        answer = browser.get(address)
-        assert answer.status_code < 500, address
-        assert CANARY not in seen(answer).replace(f"q={CANARY}", ""), address
-
-    for name in ("change", "delete"):
-        assert browser.get(page(name, model, their_id)).status_code != 200
-        browser.post(page(name, model, their_id), {"post": "yes", "name": "stolen", "slug": "stolen"})
-    for action in actions(model):
-        browser.post(listing, {"action": action, "_selected_action": str(their_id), "post": "yes"})
-    assert snapshot(world.a) == before
-
-
-def actions(model: type[Model]) -> list[str]:
-    """The names of everything that the admin can do with chosen rows."""
-    found = admin.site._registry[model].actions or []
-    return ["delete_selected", *(each if isinstance(each, str) else each.__name__ for each in found)]
-
-
-def test_the_dashboard_and_the_search_of_b_show_nothing_of_as(world):
-    browser = browser_of(world.owner_of_b)
-
-    for address in ("/admin/", "/admin/search/?s=canary", "/admin/jsi18n/"):
-        assert CANARY not in seen(browser.get(address)), address
-
-
-@pytest.mark.parametrize("role", ["developer", "viewer"])
-def test_who_is_not_staff_does_not_come_into_the_admin(world, role):
-    user = User.objects.get(email=f"{role}@globex.example")
-    browser = Browser()
-    browser.force_login(user)
-
-    answer = browser.get("/admin/")
-
-    assert answer.status_code == 302
-    assert "/login/" in answer["Location"]
-
-
-# MCP: last, because what an agent of B asks for by a name of A is in the usage of B --------------------------------
-
-THEIR_TOOL = f"{CANARY}__tool"
-UNKNOWN_TOOL = "nothing-a__tool"
-
-
-def outcome(world: World, key: str, name: str, era: str = "2025-11-25", **arguments: Any) -> str:
-    """How a call by this name ends, as text, without the name and the request's id."""
-    try:
-        text = str(call(world.live.mcp_url, key, name, arguments, era))
-    except Exception as error:  # whatever the client makes of the refusal
-        text = f"{error} {getattr(error, 'error', '')}"
-    for word in (name, *map(str, arguments.values())):
-        text = text.replace(word, "…")
-    return re.sub(r"req_[0-9a-f]{32}|\d{4}-\d\d-\d\dT[\d:.]+Z", "…", text)
-
-
-@pytest.fixture(scope="module")
-def keys(world):
-    """A key of A's owner and one of B's."""
-    return world.live.key(world.owner_of_a), world.live.key(world.owner_of_b)
-
-
-@pytest.mark.parametrize("era", ["2025-11-25", "2026-07-28"])
-def test_the_tools_of_a_are_unknown_to_agents_of_b(world, keys, era):
-    theirs, ours = (tool_names(world.live.mcp_url, key, era) for key in keys)
-
-    assert THEIR_TOOL in theirs
-    assert [name for name in ours if CANARY in name] == []
-    unknown = outcome(world, keys[1], UNKNOWN_TOOL, era)
-    for name in (THEIR_TOOL, THEIR_TOOL.upper(), f"{THEIR_TOOL} "):
-        assert outcome(world, keys[1], name, era) == unknown
-    assert CANARY not in unknown
-
-
-def test_native_tools_show_an_agent_nothing_of_as(world, keys):
-    def found(key: str) -> Any:
-        return call(world.live.mcp_url, key, "search", {"query": "canary"})
-
-    theirs, ours = found(keys[0]), found(keys[1])
-    ids = re.findall(r'"id":\s*"([^"]+)"', theirs.content[0].text)
-
-    assert CANARY in str(theirs)
-    assert CANARY not in str(ours)
-    assert ids
-    for each in [*ids, *(str(row.pk) for row in world.theirs.values())]:
-        assert CANARY not in outcome(world, keys[1], "fetch", id=each)
-    assert any(CANARY in str(call(world.live.mcp_url, keys[0], "fetch", {"id": each})) for each in ids)
-
-
-@pytest.mark.parametrize(("method", "parameters"), [
-    ("resources/list", {}), ("resources/templates/list", {}), ("prompts/list", {}),
-    ("resources/read", {"uri": "canary://tool"}), ("prompts/get", {"name": THEIR_TOOL}),
-    ("completion/complete", {"ref": {"type": "ref/prompt", "name": THEIR_TOOL}, "argument": {"name": "a"}}),
-])  # fmt: skip
-def test_other_methods_show_an_agent_nothing_of_as(world, keys, method, parameters):
-    client = world.live.with_key(keys[1])
-    accept = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"}
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "agent", "version": "1"}}
-    opened = client.post("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}, headers=accept)
-    session = {"Mcp-Session-Id": opened.headers.get("mcp-session-id", "")}
-
-    answer = client.post(
-        "/mcp", {"jsonrpc": "2.0", "id": 2, "method": method, "params": parameters}, headers={**accept, **session}
-    )
-
-    assert answer.status in (200, 400, 404)
-    assert CANARY not in answer.text.replace(THEIR_TOOL, "")
-
-
-@pytest.fixture
-def tool_of_initech(world):
-    """A usable tool of a third organisation, the key of its owner, and its rows."""
-    initech = make_person(f"peter-{new_id().hex[-6:]}", f"initech-{new_id().hex[-6:]}", "owner")
-    server = make_row(Server, initech.organization, slug="printer")
-    capability = make_row(Capability, initech.organization, server=server)
-    open_to_agents(server, capability)
-    Capability.objects.filter(pk=capability.pk).update(public_name="printer__print")
-    auth.raise_revision(initech.organization.pk)
-    return initech, world.live.key(initech), server, capability
-
-
-@pytest.mark.parametrize(("model", "change"), [
-    (Server, {"deleted_at": "2026-01-01T00:00:00Z"}), (Server, {"approved_at": None}), (Server, {"is_enabled": False}),
-    (Capability, {"approved_digest": ""}), (Capability, {"is_enabled": False}),
-    (Capability, {"removed_at": "2026-01-01T00:00:00Z"}),
-], ids=lambda value: value.__name__ if isinstance(value, type) else next(iter(value)))  # fmt: skip
-def test_what_is_deleted_or_not_approved_cannot_be_called(world, tool_of_initech, model, change):
-    initech, key, server, capability = tool_of_initech
-    wait_until(lambda: "printer__print" in tool_names(world.live.mcp_url, key))
-
-    model.objects.filter(pk=server.pk if model is Server else capability.pk).update(**change)
-    auth.raise_revision(initech.organization.pk)
-
-    wait_until(lambda: "printer__print" not in tool_names(world.live.mcp_url, key))
-    assert outcome(world, key, "printer__print") == outcome(world, key, UNKNOWN_TOOL)
-
-
-def test_a_deleted_server_is_not_found_and_not_listed(world, tool_of_initech):
-    initech, _, server, _ = tool_of_initech
-    client = world.live.rest(initech)
-    assert client.delete(f"/api/v1/mcp/servers/{server.pk}").status == 204
-
-    assert client.get(f"/api/v1/mcp/servers/{server.pk}").status == 404
-    assert str(server.pk) not in client.get("/api/v1/mcp/servers").text

@@ -1,0 +1,103 @@
+"""What no single operation shows: people of two organisations, last owners, names that both use, background work."""
+
+from dataclasses import replace
+
+import pytest
+from django.utils import timezone
+
+from apps.auth import services as auth
+from apps.auth.models import ApiKey, Membership, User
+from apps.core.errors import InvalidInput, NotAuthenticated, NotFound
+from apps.core.ids import new_id
+from apps.registry.models import Capability, Server
+from apps.secrets import services as secrets
+from apps.secrets.models import Secret
+from apps.usage import services as usage
+from tests.house.tenants import CANARY, make_row
+from tests.people import PASSWORD, Person
+
+
+@pytest.fixture
+def both(world) -> User:
+    """Somebody who belongs to A and to B."""
+    user = User.objects.create_user(f"both-{new_id().hex[-8:]}@nowhere.example", PASSWORD)
+    for organization in (world.a, world.b):
+        Membership(organization=organization, user=user, role="developer").store()
+    return user
+
+
+def test_a_key_of_b_lists_b_alone_although_its_owner_is_in_both(world, both):
+    actor = auth.actor_for_user(both, organization_id=world.b.id, surface="rest")
+    client = world.live.with_key(world.live.key(Person(both, world.b, actor)))
+
+    listed = client.get("/api/v1/orgs").json()["items"]
+
+    assert [each["slug"] for each in listed] == [world.b.slug]
+
+
+def test_leaving_b_ends_the_keys_of_b_and_no_others(world, both):
+    keys = {}
+    for organization in (world.a, world.b):
+        actor = auth.actor_for_user(both, organization_id=organization.id, surface="rest")
+        keys[organization.slug] = auth.create_key(actor, name="ci").key
+    membership = Membership.objects.for_org(world.b.id).get(user=both)
+
+    world.callers["owner"].delete(f"/api/v1/orgs/{world.b.id}/members/{membership.id}")
+
+    assert ApiKey.objects.get(pk=keys[world.b.slug].pk).revoked_at
+    assert ApiKey.objects.get(pk=keys[CANARY].pk).revoked_at is None
+
+
+def test_owners_of_a_do_not_count_as_owners_of_b(world):
+    last = Membership.objects.for_org(world.b.id).get(role="owner")
+
+    answer = world.callers["owner"].patch(f"/api/v1/orgs/{world.b.id}/members/{last.id}", {"role": "viewer"})
+
+    assert answer.status == 409
+    assert Membership.objects.get(pk=last.pk).role == "owner"
+
+
+def test_a_key_cannot_be_made_for_a_person_of_as(world):
+    with pytest.raises(InvalidInput):
+        auth.create_key(world.owner_of_b.actor, name="theirs", user_id=world.owner_of_a.user.id)
+
+
+def test_a_job_of_b_does_not_find_a_key_of_as(world):
+    with pytest.raises(NotAuthenticated):
+        auth.actor_for_job("key", world.theirs[ApiKey].pk, world.b.id)
+
+
+def test_who_one_is_does_not_show_a_key_of_as(world):
+    odd = replace(world.owner_of_b.actor, kind="key", key_id=world.theirs[ApiKey].pk)
+
+    assert auth.describe_me(odd).key is None
+
+
+def test_a_secret_of_as_is_not_opened_for_b(world):
+    secret = world.theirs[Secret]
+
+    assert secrets.open_secret(secret.pk, organization_id=world.a.id)
+    with pytest.raises(NotFound):
+        secrets.open_secret(secret.pk, organization_id=world.b.id)
+
+
+def test_a_name_that_a_uses_is_free_at_b(world):
+    taken = "only-a-has-this"
+    make_row(Capability, world.a, server=world.theirs[Server], public_name=taken, name=taken)
+    own = make_row(Capability, world.b, server=world.ours[Server])
+
+    answer = world.callers["owner"].patch(f"/api/v1/mcp/capabilities/{own.pk}", {"alias": taken})
+
+    assert answer.status == 200, answer.text
+    slug = world.callers["owner"].post(
+        "/api/v1/mcp/servers", {"name": "Same", "slug": world.theirs[Server].slug, "url": "https://example.com/mcp"}
+    )
+    assert slug.status == 201, slug.text
+
+
+def test_the_figures_of_b_count_nothing_of_as(world):
+    before = usage.summarize(world.b.id, since=timezone.now().replace(year=2020))
+    make_row(type(usage.latest_denials(world.a.id, limit=1)[0]), world.a, status="denied")
+
+    assert usage.summarize(world.b.id, since=timezone.now().replace(year=2020)) == before
+    assert [event for event in usage.latest_denials(world.b.id, limit=50) if event.organization_id != world.b.id] == []
