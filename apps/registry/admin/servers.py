@@ -222,7 +222,7 @@ class ServerAdmin(TenantAdmin):
         return [self._capabilities(row), self._credentials(request, row), self._checks(row), self._discoveries(row)]
 
     def _capabilities(self, server: Server) -> Panel:
-        shown = server.capabilities.filter(removed_at=None)
+        shown = server.capabilities.for_org(server.organization_id).filter(removed_at=None)
         rows = [
             (
                 link("registry_capability", each.pk, code(each.name)),
@@ -248,7 +248,7 @@ class ServerAdmin(TenantAdmin):
                 each.header or each.username or "",
                 ago(each.created_at),
             )
-            for each in server.credentials.all()[:ROWS_SHOWN]
+            for each in server.credentials.for_org(server.organization_id)[:ROWS_SHOWN]
         ]
         may_add = self.has_change_permission(request, server) and actor_of(request).organization_id is not None
         return Panel(
@@ -263,7 +263,7 @@ class ServerAdmin(TenantAdmin):
     def _checks(self, server: Server) -> Panel:
         rows = [
             (ago(each.at), health_badge(each.health), milliseconds(each.latency_ms), reveal(each.message))
-            for each in server.health_checks.order_by("-at")[:ROWS_SHOWN]
+            for each in server.health_checks.for_org(server.organization_id).order_by("-at")[:ROWS_SHOWN]
         ]
         return Panel(
             "Last checks",
@@ -281,7 +281,7 @@ class ServerAdmin(TenantAdmin):
                 f"+{len(each.added)} ~{len(each.changed)} -{len(each.removed)}",
                 badge("Failed", "bad", title=each.error) if each.error else badge("Done", "good"),
             )
-            for each in server.discoveries.all()[:ROWS_SHOWN]
+            for each in server.discoveries.for_org(server.organization_id)[:ROWS_SHOWN]
         ]
         columns = ("When", "Offered", "Added, changed, removed", "")
         return Panel("Discoveries", columns, rows, "Not discovered yet.", more_url=_list_url("discovery", server))
