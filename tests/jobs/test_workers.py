@@ -11,6 +11,7 @@ import psutil
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from redis import Redis
 
 from apps.audit import services as audit
 from apps.audit.models import Entry
@@ -97,6 +98,9 @@ def broker(request, settings, monkeypatch):
     with sender.connection_for_write() as connection:
         sender.amqp.queues[name].bind(connection.default_channel).delete()
     sender.close()
+    if url.startswith("redis"):
+        with Redis.from_url(url) as client:
+            client.delete(f"_kombu.binding.{name}", f"_kombu.binding_permanent.{name}")
 
 
 @pytest.mark.slow_process
