@@ -34,18 +34,10 @@ class Mutation:
 
     path: Path
     line: int
-    start: int
-    end: int
-    source: str
+    mutant: bytes
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}"
-
-    @property
-    def mutant(self) -> bytes:
-        """The file without the call: every row, whoever owns it."""
-        raw = (PROJECT / self.path).read_bytes()
-        return raw[: self.start] + b".all()" + raw[self.end :]
 
 
 @dataclass(frozen=True)
@@ -57,31 +49,30 @@ class Outcome:
     by: str
 
 
-def mutations(word: str) -> Iterator[Mutation]:
-    """Every call of `for_org` in the apps."""
-    for path in sorted((PROJECT / "apps").rglob("*.py")):
-        relative = path.relative_to(PROJECT)
+def mutations(root: Path, word: str) -> Iterator[Mutation]:
+    """Every call of `for_org` in the apps, taken out: every row, whoever owns it."""
+    for path in sorted((root / "apps").rglob("*.py")):
+        relative = path.relative_to(root)
         if "migrations" not in relative.parts:
-            every = _mutations_in(relative, path.read_text(encoding="utf-8"))
-            yield from (each for each in every if word in str(each))
+            yield from (each for each in _mutations_in(relative, path.read_bytes()) if word in str(each))
 
 
-def _mutations_in(path: Path, text: str) -> Iterator[Mutation]:
+def _mutations_in(path: Path, text: bytes) -> Iterator[Mutation]:
     lines = [0]
-    for line in text.encode().splitlines(keepends=True):
+    for line in text.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "for_org":
             before = node.func.value
             start = lines[(before.end_lineno or 0) - 1] + (before.end_col_offset or 0)
             end = lines[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
-            yield Mutation(path, node.end_lineno or 0, start, end, ast.unparse(node))
+            yield Mutation(path, node.end_lineno or 0, text[:start] + b".all()" + text[end:])
 
 
-def copy_of_project(folder: Path) -> Path:
+def copy_of(root: Path, folder: Path) -> Path:
     """The tree without what it left behind."""
     for name in COPIED:
-        source = PROJECT / name
+        source = root / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
         elif source.exists():
@@ -89,58 +80,39 @@ def copy_of_project(folder: Path) -> Path:
     return folder
 
 
-def judge(folder: Path, mutation: Mutation | None) -> Outcome:
-    """Run the isolation test on the copy with the mutation, and put the file back."""
-    if mutation:
-        (folder / mutation.path).write_bytes(mutation.mutant)
+def judge(folder: Path, mutation: Mutation) -> Outcome:
+    """Run the isolation tests on the copy with the mutation, and put the file back."""
+    path = folder / mutation.path
+    original = path.read_bytes()
+    path.write_bytes(mutation.mutant)
     try:
         status, said = run_test(folder)
     finally:
-        if mutation:
-            shutil.copy2(PROJECT / mutation.path, folder / mutation.path)
-    failed = [
-        line.removeprefix("FAILED ").partition("::")[2] for line in said.splitlines() if line.startswith("FAILED ")
-    ]
-    return Outcome(
-        mutation or NOTHING, status == PYTEST_FAILED and bool(failed), failed[0][:70] if failed else said[-300:]
-    )
+        path.write_bytes(original)
+    failed = [line.partition("::")[2][:70] for line in said.splitlines() if line.startswith("FAILED ")]
+    is_caught = status == PYTEST_FAILED and bool(failed)
+    return Outcome(mutation, is_caught, failed[0] if is_caught else said.strip().splitlines()[-1])
 
 
 def run_test(folder: Path) -> tuple[int, str]:
     """The status and the output of the isolation test; it stops at the first failure."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("GATEHOUSE_", "DATABASE_URL"))}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        *TESTS,
-        "-q",
-        "-x",
-        "-rf",
-        "--tb=no",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-    ]
+    options = ("-q", "-x", "-rf", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist")
     try:
         done = subprocess.run(
-            command, cwd=folder, env={**env, "PYTHONDONTWRITEBYTECODE": ""}, capture_output=True, text=True,
-            timeout=SECONDS, check=False,
+            [sys.executable, "-m", "pytest", *TESTS, *options], cwd=folder, env={**env, "PYTHONDONTWRITEBYTECODE": ""},
+            capture_output=True, text=True, timeout=SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return -1, f"no answer within {SECONDS} s"
     return done.returncode, done.stdout + done.stderr
 
 
-NOTHING = Mutation(Path("nothing"), 0, 0, 0, "")
-
-
-def run(chosen: Sequence[Mutation], folder: Path) -> Iterator[Outcome]:
+def run(chosen: Sequence[Mutation], folder: Path, root: Path) -> Iterator[Outcome]:
     """The outcomes, as they come, from as many copies as run at a time."""
     free: SimpleQueue[Path] = SimpleQueue()
     for number in range(AT_A_TIME):
-        free.put(copy_of_project(folder / str(number)))
+        free.put(copy_of(root, folder / str(number)))
 
     def one(mutation: Mutation) -> Outcome:
         copy = free.get()
@@ -157,15 +129,17 @@ def main() -> int:
     """Judge every mutant; 0 if all are caught."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("word", nargs="?", default="", help="only those whose path:line contains it")
-    chosen = list(mutations(parser.parse_args().word))
+    word = parser.parse_args().word
     with tempfile.TemporaryDirectory(prefix="gatehouse-mutants-") as name:
         folder = Path(name)
-        unchanged = run_test(copy_of_project(folder / "unchanged"))
-        if unchanged[0] != 0:
-            print(f"Without any mutation the isolation test fails already:\n{unchanged[1][-3000:]}")
+        root = copy_of(PROJECT, folder / "unchanged")  # the tree as it is now: it may be edited meanwhile
+        chosen = list(mutations(root, word))
+        status, said = run_test(root)
+        if status != 0:
+            print(f"Without any mutation the isolation tests fail already:\n{said[-3000:]}")
             return 1
         survivors = 0
-        for outcome in run(chosen, folder):
+        for outcome in run(chosen, folder, root):
             survivors += not outcome.is_caught
             print(f"{'caught  ' if outcome.is_caught else 'SURVIVED'} {outcome.mutation!s:48} {outcome.by}", flush=True)
     print(f"{len(chosen)} mutants, {survivors} survived")
