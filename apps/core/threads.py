@@ -3,15 +3,19 @@
 import asyncio
 import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
+from threading import Barrier, BrokenBarrierError
 from typing import ParamSpec, TypeVar
 
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+CLOSE_SECONDS = 2.0
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -28,8 +32,22 @@ def close_pool() -> None:
     """Let running work finish and drop the pool; the next use makes a new one."""
     global _pool  # noqa: PLW0603 - one pool per process
     if _pool is not None:
+        _close_connections(_pool)
         _pool.shutdown(wait=True)
         _pool = None
+
+
+def _close_connections(old: ThreadPoolExecutor) -> None:
+    """Let every thread close the database connections that it kept: no other thread may do it."""
+    everybody = Barrier(settings.WEB_THREADS)
+
+    def close() -> None:
+        # Whoever waits here takes no second turn, so that each thread takes one.
+        with suppress(BrokenBarrierError):
+            everybody.wait(CLOSE_SECONDS)
+        connections.close_all()
+
+    wait([old.submit(close) for _ in range(settings.WEB_THREADS)], timeout=2 * CLOSE_SECONDS)
 
 
 async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

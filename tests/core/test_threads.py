@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 
 from apps.core import threads
 from apps.core.logs import request_id
@@ -101,3 +101,17 @@ def test_a_connection_is_kept_and_one_that_is_too_old_is_not(settings):
     threads.pool().submit(close).result()
 
     assert first == second and not still_open
+
+
+@pytest.mark.django_db(transaction=True)
+def test_closing_the_pool_closes_the_connections_that_its_threads_kept():
+    def ask():
+        connection.ensure_connection()
+        return connections["default"]
+
+    kept = asyncio.run(threads.in_thread(ask))
+    assert kept.connection is not None
+
+    threads.close_pool()
+
+    assert kept.connection is None
