@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -75,8 +76,9 @@ def remember_actor(request: HttpRequest, credential: str) -> Actor:
 # What is mounted -------------------------------------------------------------------------------------------------
 
 
-def build_api() -> NinjaAPI:
-    """The Ninja half of the API, with every router in its place."""
+@cache
+def ninja_api() -> NinjaAPI:
+    """The Ninja half of the API, with every router in its place; Ninja wants one of it in a process."""
     from apps.audit.api import router as audit_router
     from apps.jobs.api import router as jobs_router
     from apps.registry.api import router as registry_router
@@ -242,9 +244,7 @@ def _drf_fields(detail: Any, place: str = "") -> dict[str, list[str]]:
 
 def join_documents(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Add Ninja's half of the API to the document of the other half (a hook of drf-spectacular)."""
-    from config.urls import api
-
-    other: dict[str, Any] = api.get_openapi_schema(path_prefix="/api/v1/")
+    other: dict[str, Any] = ninja_api().get_openapi_schema(path_prefix="/api/v1/")
     result.setdefault("paths", {}).update(other.get("paths", {}))
     components = result.setdefault("components", {})
     for kind, entries in other.get("components", {}).items():

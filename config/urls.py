@@ -18,8 +18,6 @@ from apps.core.errors import Malformed, NotFound, NotPermitted, ServiceError
 from apps.core.schemas import Check
 from config import rest
 
-api = rest.build_api()
-
 
 def live(request: HttpRequest) -> HttpResponse:
     """Whether the process runs; touches nothing."""
@@ -130,6 +128,6 @@ urlpatterns = [
     path("api/docs", _swagger),
     path("api/redoc", _redoc),
     path("api/v1/", include("apps.auth.api")),
-    path("api/v1/", api.urls),
+    path("api/v1/", rest.ninja_api().urls),
     path(".well-known/", include("apps.auth.api.well_known")),
 ]
