@@ -8,12 +8,12 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import RangeDateTimeFilter
 
 from apps.audit import services
 from apps.audit.models import PLATFORM_CHAIN, Entry
 from apps.core.staff import (
     CappedPaginator,
+    MomentFilter,
     ServiceAdmin,
     actor_of,
     ago,
@@ -44,7 +44,7 @@ class EntryAdmin(ServiceAdmin):
 
     list_display = ("when", "action_shown", "subject_shown", "outcome_shown", "actor_shown", "surface")
     list_display_links = ("when",)
-    list_filter = (choices_filter("outcome"), ("at", RangeDateTimeFilter))
+    list_filter = (choices_filter("outcome"), ("at", MomentFilter))
     search_fields = ("=action",)
     search_help_text = "Search by action, such as server.approved"
     sortable_by = ()

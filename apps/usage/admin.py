@@ -8,10 +8,10 @@ from django.db.models import Count, Q
 from django.db.models.functions import TruncHour
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import RangeDateTimeFilter
 
 from apps.core.staff import (
     CappedPaginator,
+    MomentFilter,
     TenantAdmin,
     ago,
     badge,
@@ -41,7 +41,7 @@ class UsageEventAdmin(TenantAdmin):
 
     list_display = ("when", "name_shown", "status_shown", "took", "actor_shown", "server_shown", "method")
     list_display_links = ("when",)
-    list_filter = (choices_filter("status"), ("at", RangeDateTimeFilter))
+    list_filter = (choices_filter("status"), ("at", MomentFilter))
     search_fields = ("=server",)
     search_help_text = "Search by the server's slug"
     sortable_by = ()

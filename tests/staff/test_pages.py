@@ -160,3 +160,66 @@ def is_refused(client: Client, address: str) -> bool:
     """Whether this only leads to the sign-in page."""
     answer = client.get(address)
     return answer.status_code == 302 and answer.url.startswith(reverse("admin:login"))
+
+
+def test_a_day_without_a_time_is_all_of_that_day(alice):
+    from datetime import timedelta
+
+    from django.utils import timezone
+
+    from apps.usage.models import UsageEvent
+    from tests.factories.usage import UsageEventFactory
+
+    today = UsageEventFactory(organization=alice.organization, name="of_today")
+    UsageEventFactory(organization=alice.organization, name="of_long_ago", at=timezone.now() - timedelta(days=9))
+    day = f"{today.at:%Y-%m-%d}"
+
+    page = enter(alice).get(list_url(UsageEvent), {"at_from_0": day, "at_to_0": day}).text
+
+    assert "of_today" in page and "of_long_ago" not in page
+
+
+def test_every_choice_of_every_filter_gives_a_list(alice, root):
+    rows_of(alice.organization)
+    client = enter(root)
+
+    for model, _ in pages():
+        asked = client.get(list_url(model))
+        for each in asked.context_data["cl"].filter_specs:
+            for query in queries_of(each, asked.context_data["cl"]):
+                assert client.get(f"{list_url(model)}?{query}").status_code == 200, (model, query)
+
+
+def queries_of(spec, changelist):
+    """What a filter adds to the address, for each of its choices."""
+    if getattr(spec, "parameter_name", None) and hasattr(spec, "lookup_choices"):
+        return [f"{spec.parameter_name}={value}" for value, _ in spec.lookup_choices]
+    if hasattr(spec, "lookup_choices"):
+        return [f"{spec.lookup_kwarg}={value}" for value, _ in spec.lookup_choices]
+    if getattr(spec.field, "flatchoices", None):
+        return [f"{spec.lookup_kwarg}={value}" for value, _ in spec.field.flatchoices]
+    if spec.field.get_internal_type() == "DateTimeField":
+        return [f"{spec.field_path}_from_0=2026-01-01&{spec.field_path}_to_0=2027-01-01"]
+    if spec.field.get_internal_type() == "BooleanField":
+        return [f"{spec.field_path}__exact=1"]
+    return [f"{spec.lookup_kwarg}=a"]
+
+
+def test_filters_by_state_show_what_they_say(alice):
+    from apps.registry.models import Capability, Server
+    from tests.factories.registry import CapabilityFactory, ServerFactory
+
+    waiting = ServerFactory(organization=alice.organization, name="Waits here")
+    ServerFactory(organization=alice.organization, name="Was approved", approved_at=waiting.created_at)
+    gone = ServerFactory(organization=alice.organization, name="Was removed", deleted_at=waiting.created_at)
+    CapabilityFactory(server=waiting, name="new_one")
+    CapabilityFactory(server=waiting, name="gone_one", removed_at=waiting.created_at)
+    client = enter(alice)
+
+    everything = client.get(list_url(Server)).text
+    assert "Waits here" in everything and "Was approved" in everything and gone.name not in everything
+    assert "Was approved" not in client.get(list_url(Server), {"approval": "waiting"}).text
+    assert "Was removed" in client.get(list_url(Server), {"removed": "yes"}).text
+    assert "gone_one" not in client.get(list_url(Capability)).text
+    assert "gone_one" in client.get(list_url(Capability), {"state": "removed"}).text
+    assert "new_one" in client.get(list_url(Capability), {"state": "waiting"}).text

@@ -16,7 +16,7 @@ from apps.core.staff.display import (
     words,
 )
 from apps.core.staff.fields import LinesField, PairsField, SecretField, WordsField
-from apps.core.staff.filters import ScopedFilter, choices_filter
+from apps.core.staff.filters import MomentFilter, ScopedFilter, choices_filter
 from apps.core.staff.forms import ServiceForm
 from apps.core.staff.paginator import CappedPaginator
 
@@ -24,6 +24,7 @@ __all__ = [
     "CappedPaginator",
     "Deed",
     "LinesField",
+    "MomentFilter",
     "PairsField",
     "Panel",
     "PlatformAdmin",

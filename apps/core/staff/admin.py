@@ -10,7 +10,7 @@ from django.contrib import messages
 from django.contrib.admin import ShowFacets, helpers
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import FieldDoesNotExist, PermissionDenied
 from django.db.models import ForeignKey, Model, QuerySet, TextField
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -117,12 +117,17 @@ class StaffPage(UnfoldAdmin):
         return False
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        """Only what the page's own filters ask for: `?digest__startswith=` would be a way to guess."""
-        offered = {item[0] if isinstance(item, tuple) else item for item in self.list_filter if not callable(item)}
+        """Of the fields, only those that the page has a filter for: `?digest__startswith=` would be a way to guess."""
         name = lookup.partition("__")[0]
-        return name in {str(item).partition("__")[0] for item in offered} and super().lookup_allowed(
-            lookup, value, request
-        )
+        offered = {item[0] if isinstance(item, tuple) else item for item in self.list_filter if not callable(item)}
+        is_hidden = self._is_field(name) and name not in {str(item).partition("__")[0] for item in offered}
+        return not is_hidden and bool(super().lookup_allowed(lookup, value, request))
+
+    def _is_field(self, name: str) -> bool:
+        try:
+            return name == "pk" or bool(self.opts.get_field(name))
+        except FieldDoesNotExist:
+            return False
 
     # The journal tells what happened to a row, so Django's own log is not kept.
 

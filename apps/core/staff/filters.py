@@ -3,9 +3,11 @@
 from typing import Any
 
 from django.contrib.admin import ModelAdmin
-from django.db.models import ForeignKey
+from django.db.models import ForeignKey, QuerySet
 from django.http import HttpRequest
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
+from django.utils.timezone import make_aware
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, RangeDateTimeFilter, RelatedDropdownFilter
+from unfold.utils import parse_datetime_str
 
 CHOICES_AT_MOST = 300
 
@@ -19,6 +21,23 @@ class ScopedFilter(RelatedDropdownFilter):
         """The rows of the related model, through its own staff page."""
         related = model_admin.admin_site.get_model_admin(field.remote_field.model)
         return [(str(row.pk), str(row)) for row in related.get_queryset(request)[:CHOICES_AT_MOST]]
+
+
+class MomentFilter(RangeDateTimeFilter):
+    """From one moment to another; a day without a time means all of that day."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.title = "time"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """The rows between the two; what cannot be read as a moment limits nothing."""
+        for end, lookup, whole_day in (("from", "gte", "00:00:00"), ("to", "lte", "23:59:59")):
+            day, hour = (self.used_parameters.get(f"{self.field_path}_{end}_{part}") for part in (0, 1))
+            moment = parse_datetime_str(f"{day} {hour or whole_day}") if day else None
+            if moment:
+                queryset = queryset.filter(**{f"{self.field_path}__{lookup}": make_aware(moment)})
+        return queryset
 
 
 def choices_filter(field: str) -> tuple[str, type[ChoicesDropdownFilter]]:

@@ -6,10 +6,10 @@ from typing import Any
 from django.contrib import admin
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import RangeDateTimeFilter
 
 from apps.core.staff import (
     CappedPaginator,
+    MomentFilter,
     ScopedFilter,
     TenantAdmin,
     ago,
@@ -40,7 +40,7 @@ class HealthCheckAdmin(TenantAdmin):
 
     list_display = ("when", "server_link", "health_shown", "took", "message_shown")
     list_display_links = ("when",)
-    list_filter = (("server", ScopedFilter), choices_filter("health"), ("at", RangeDateTimeFilter))
+    list_filter = (("server", ScopedFilter), choices_filter("health"), ("at", MomentFilter))
     list_select_related = ("organization", "server")
     sortable_by = ()
     ordering = ("-id",)
