@@ -79,6 +79,7 @@ class Organization(Record):
     objects = OrganizationQuerySet.as_manager()
 
     class Meta:
+        verbose_name = "organisation"
         ordering = ("name",)
 
     def __str__(self) -> str:

@@ -40,6 +40,7 @@ class Migration(migrations.Migration):
                 ('revision', models.BigIntegerField(default=1, editable=False)),
             ],
             options={
+                'verbose_name': 'organisation',
                 'ordering': ('name',),
             },
         ),
