@@ -20,7 +20,7 @@ from uuid import UUID
 from django.conf import settings
 
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError, TooLarge
-from apps.core.logs import REDACTED, redact
+from apps.core.logs import redact
 from apps.core.threads import in_thread
 from apps.gateway.services.breaker import Breaker
 from apps.registry import services as registry
@@ -32,7 +32,6 @@ KEY_IDLE_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 HEALTHY_LIFE_SECONDS = 60.0
 MOST_DOUBLINGS = 16
-SHORTEST_SECRET = 8
 LONGEST_MESSAGE = 500
 _SERVER_FAULT = 500
 
@@ -415,17 +414,9 @@ def _named(error: BackendError, route: registry.ServerRoute) -> BackendError:
     return kind(message, details={**error.details, "server": route.slug})
 
 
-def secrets_of(route: registry.ServerRoute) -> list[str]:
-    """The credentials that we send to the server, which must not come back through it."""
-    values = [part for value in route.headers.values() for part in (value, value.partition(" ")[2])]
-    return [value for value in values if len(value) >= SHORTEST_SECRET]
-
-
 def without_secrets(text: str, route: registry.ServerRoute) -> str:
     """A message of the server, shortened, and without anything that looks like a secret."""
-    for secret in secrets_of(route):
-        text = text.replace(secret, REDACTED)
-    return str(redact(text))[:LONGEST_MESSAGE]
+    return str(redact(registry.without_secrets(text, registry.secrets_of(route))))[:LONGEST_MESSAGE]
 
 
 def _has_ended(link: Link, error: BackendError) -> bool:

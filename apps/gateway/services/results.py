@@ -10,7 +10,6 @@ import orjson
 
 from apps.core.errors import BackendError
 from apps.core.logs import REDACTED
-from apps.gateway.services.pool import secrets_of
 from apps.registry import services as registry
 
 KEPT_BYTES = 16 * 1024 * 1024
@@ -58,7 +57,7 @@ def _masked(passed: dict[str, Any], route: registry.ServerRoute) -> tuple[dict[s
         encoded = orjson.dumps(passed)
     except TypeError as error:
         raise _wrong(route, "it holds text or numbers that JSON does not allow") from error
-    leaked = [orjson.dumps(secret)[1:-1] for secret in secrets_of(route)]
+    leaked = [orjson.dumps(secret)[1:-1] for secret in registry.secrets_of(route)]
     for secret in leaked:
         if secret in encoded:
             encoded = encoded.replace(secret, REDACTED.encode())

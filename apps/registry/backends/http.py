@@ -16,7 +16,7 @@ from django.conf import settings
 
 from apps.core import egress, logs
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, ServiceError, TooLarge
-from apps.registry.backends import wire
+from apps.registry.backends import masking, wire
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, UpstreamError
 
 FAREWELL_SECONDS = 2.0
@@ -25,6 +25,7 @@ MAX_REPLIES_AT_ONCE = 16
 SHORTEST_RESUME_SECONDS = 0.1
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z", re.ASCII)
 _VISIBLE = re.compile(r"[\x21-\x7e]{1,1024}\Z", re.ASCII)
+_MEDIA_TYPE = re.compile(r"(?:application|audio|image|multipart|text|video)/[a-z0-9.+-]{1,40}\Z", re.ASCII)
 _MILLISECONDS = re.compile(r"[0-9]{1,6}\Z", re.ASCII)
 # Reference servers answer 400, not the 404 of the specification, to a session that they do not know.
 _SESSION_UNKNOWN = re.compile(rb"session|not initialized", re.IGNORECASE)
@@ -179,7 +180,14 @@ class StreamableHttp:
             raise BackendError(
                 f"{self._route.slug} answered with more than {settings.UPSTREAM_MAX_RESULT_BYTES} bytes. Ask for less."
             ) from error
-        return wire.result_of(message)
+        return wire.result_of(self._unleaked(method, message))
+
+    def _unleaked(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
+        """The answer without our own credentials. The result of a tool is left to the road, which reads it anyway."""
+        if method == "tools/call" and "error" not in message:
+            return message
+        found: dict[str, Any] = masking.without_secrets(message, masking.secrets_of(self._route))
+        return found
 
     def _headers_of(self, method: str, params: Mapping[str, Any] | None, voice: _Voice) -> dict[str, str]:
         headers = dict(voice.headers)
@@ -206,7 +214,7 @@ class StreamableHttp:
         if kind == "text/event-stream":
             return await self._streamed(response, number, voice, deadline)
         raise BackendError(
-            f"{self._route.slug} answers with {kind[:60] or 'no content type'} instead of JSON."
+            f"{self._route.slug} answers with {kind if _MEDIA_TYPE.match(kind) else 'no content type'} instead of JSON."
             " Check that the URL is that of its MCP endpoint."
         )
 

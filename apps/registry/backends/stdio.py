@@ -24,7 +24,7 @@ from django.conf import settings
 
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput
 from apps.core.logs import redact
-from apps.registry.backends import commands, processes, wire
+from apps.registry.backends import commands, masking, processes, wire
 from apps.registry.backends.base import Hello, ServerRoute
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Stdio:
             self._pending.pop(number, None)
             if future.done() and not future.cancelled():
                 future.exception()  # marks it as seen where the writing failed first
-        return wire.result_of(message)
+        return wire.result_of(message if method == "tools/call" and "error" not in message else self._unleaked(message))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification."""
@@ -281,8 +281,12 @@ class Stdio:
         if status is None:
             return f"{self._route.slug} is not running, or has closed its output."
         words = _CONTROL.sub(" ", self._stderr.decode("utf-8", "replace")).strip()[-SHOWN_STDERR_LENGTH:]
-        said = f" It last said: {redact(words)}" if words else ""
+        said = f" It last said: {redact(self._unleaked(words))}" if words else ""
         return f"The process of {self._route.slug} ended with status {status}.{said}"
+
+    def _unleaked(self, said: Any) -> Any:
+        """What the process said, without the secrets among its variables."""
+        return masking.without_secrets(said, masking.secrets_of(self._route))
 
     def _give_up(self, trouble: str) -> None:
         """No request can succeed any more: say so to those who wait, and end what is left."""

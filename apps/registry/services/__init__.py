@@ -1,6 +1,7 @@
 """Every verb of servers, of what they offer and of how they are reached."""
 
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, Upstream, UpstreamError
+from apps.registry.backends.masking import secrets_of, without_secrets
 from apps.registry.services.capabilities import (
     approve_capability,
     describe_changes,
@@ -82,10 +83,12 @@ __all__ = [
     "remove_credential",
     "restore_server",
     "revoke_approval",
+    "secrets_of",
     "server_route",
     "start_discovery",
     "test_connection",
     "update_capability",
     "update_server",
     "uptime_of",
+    "without_secrets",
 ]

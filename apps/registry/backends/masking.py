@@ -1,0 +1,73 @@
+"""Takes our own secrets out of what a server says: many repeat in an error, or in a text, the credential they got."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from apps.core.errors import BackendError
+from apps.core.logs import REDACTED, redact
+from apps.registry.backends.base import ServerRoute
+
+SHORTEST_SECRET = 8
+DEEPEST = 100
+
+
+def secrets_of(route: ServerRoute) -> list[str]:
+    """What we give to the server and it must not give back, in every spelling in which it might; the longest first.
+
+    Credentials, and those variables of a process whose name says that they are secret. What is shorter than eight
+    characters is left out: it would be found in innocent texts.
+    """
+    plain: set[str] = set()
+    for value in route.headers.values():
+        scheme, _, rest = value.partition(" ")
+        plain.update((value, rest, *(_basic_parts(rest) if scheme == "Basic" else ())))
+    plain.update(value for name, value in route.env.items() if redact(value, name) == REDACTED)
+    spelt = {spelling for each in plain if len(each) >= SHORTEST_SECRET for spelling in _spellings(each)}
+    return sorted(spelt, key=len, reverse=True)
+
+
+def without_secrets(value: Any, secrets: Sequence[str], *, depth: int = 0) -> Any:
+    """The JSON value with the secrets masked, in its names too; raises BackendError where it is nested too deep."""
+    if depth > DEEPEST:
+        raise BackendError(f"The server's answer is nested more than {DEEPEST} deep.")
+    if isinstance(value, str):
+        return _masked(value, secrets)
+    if isinstance(value, dict):
+        return {_masked(name, secrets): without_secrets(each, secrets, depth=depth + 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(each, secrets, depth=depth + 1) for each in value]
+    return value
+
+
+def _masked(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, REDACTED)
+    return text
+
+
+def _basic_parts(encoded: str) -> tuple[str, ...]:
+    """User and password as the server reads them, and the password alone."""
+    try:
+        pair = base64.b64decode(encoded).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ()
+    return pair, pair.partition(":")[2]
+
+
+def _spellings(secret: str) -> tuple[str, ...]:
+    """As it is, within JSON inside a text (some writers escape slashes, some write JSON into JSON), in an address."""
+    escaped = json.dumps(secret)[1:-1]
+    return (
+        secret,
+        escaped,
+        escaped.replace("/", "\\/"),
+        json.dumps(escaped)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        quote(secret, safe=""),
+        quote(secret),
+    )
