@@ -237,18 +237,20 @@ def await_end(process: psutil.Process) -> bool:
 @pytest.mark.measured
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_nobody_else_notices(stage, number):
-    """p95 of other tools while one agent calls the lost server all the time, against before it was lost."""
+    """The p95 of other tools while one agent calls the lost server all the time, against when it still answered."""
 
-    async def story() -> tuple[float, list[float], list[Outcome]]:
+    async def story() -> tuple[list[float], list[float], list[Outcome]]:
         async with stage.agents() as agents:
             stubborn, busy = agents["2025-11-25"], agents["2026-07-28"]
             await until_it_answers(agents)
-            await p95_of_others(busy, 50)
-            before = await p95_of_others(busy)
-            stage.upstream.send_signal(number)
+            await p95_of_others(busy)
             knocking = asyncio.create_task(knock(stubborn))
+            before = [await p95_of_others(busy) for _ in range(3)]
+            stage.upstream.send_signal(number)
             during = [await p95_of_others(busy) for _ in range(3)]
             knocking.cancel()
+            while (await attempt(busy, ECHO)).error["code"] == "BACKEND_TIMEOUT":
+                pass
             refused = [await attempt(stubborn) for _ in range(50)]
             bring_back(stage.upstream, number)
             await until_it_answers(agents)
@@ -258,7 +260,7 @@ def test_nobody_else_notices(stage, number):
 
     assert all(outcome.is_error for outcome in refused)
     assert p95([outcome.seconds for outcome in refused]) < REFUSED_SECONDS
-    assert statistics.median(during) <= 1.5 * before, (before, during)
+    assert statistics.median(during) <= 1.5 * statistics.median(before), (before, during)
 
 
 async def knock(agent: Agent) -> None:
@@ -268,7 +270,7 @@ async def knock(agent: Agent) -> None:
         await asyncio.sleep(0.02)
 
 
-async def p95_of_others(agent: Agent, calls: int = 300) -> float:
+async def p95_of_others(agent: Agent, calls: int = 200) -> float:
     """The p95 of calls to a child, to a native tool, in turn, in seconds."""
     outcomes = [await attempt(agent, *OTHERS[turn % len(OTHERS)]) for turn in range(calls)]
     assert [outcome.text for outcome in outcomes if outcome.is_error] == []
