@@ -8,9 +8,9 @@ from django.db.models import ForeignKey, Model
 from django.test import Client as Browser
 from django.urls import reverse
 
-from apps.auth.models import User
+from apps.auth.models import ApiKey, User
 from tests.house.tenants import CANARY, snapshot, tenant_models
-from tests.people import Person
+from tests.people import Person, make_person
 
 
 def browser_of(person: Person) -> Browser:
@@ -90,6 +90,18 @@ def test_nothing_of_bs_own_shows_anything_of_as_in_the_admin(world):
 
     assert [address for address, answer in answers.items() if CANARY in seen(answer)] == []
     assert sum(answer.status_code == 200 for answer in answers.values()) > len(shown_in_admin())
+
+
+def test_a_platform_admin_at_work_in_b_is_offered_no_person_of_as_for_a_key(world):
+    browser = browser_of(make_person("root", None, ""))
+    session = browser.session
+    session["organization_id"] = str(world.b.pk)
+    session.save()
+
+    offered = seen(browser.get(page("add", ApiKey)))
+
+    assert world.owner_of_b.email in offered
+    assert world.owner_of_a.email not in offered
 
 
 def actions(model: type[Model]) -> list[str]:
