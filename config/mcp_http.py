@@ -35,12 +35,14 @@ from apps.core.errors import (
 from apps.core.threads import in_thread
 from config.bodies import read_body
 from config.mcp_server import build_server, caller
+from config.mcp_sessions import Sessions
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 WATCH_SECONDS = 3.0
+NO_SESSION = 404
 _CREDENTIALS_IN_QUERY = frozenset({"access_token", "token", "api_key", "apikey", "key", "authorization", "bearer"})
 _METHODS = ("GET", "POST", "DELETE")
 
@@ -66,6 +68,7 @@ class UnsupportedMediaType(ServiceError):
 # What runs -------------------------------------------------------------------------------------------------------
 
 _apps: dict[asyncio.AbstractEventLoop, Any] = {}
+_sessions: dict[asyncio.AbstractEventLoop, Sessions] = {}
 
 
 @asynccontextmanager
@@ -75,11 +78,11 @@ async def running() -> AsyncIterator[None]:
     app = server.http_app(path=settings.MCP_PATH, json_response=True)
     loop = asyncio.get_running_loop()
     async with app.lifespan(app):
-        _apps[loop] = app
+        _apps[loop], _sessions[loop] = app, Sessions()
         try:
             yield
         finally:
-            del _apps[loop]
+            del _apps[loop], _sessions[loop]
 
 
 async def _actor_of(ctx: ServerRequestContext[Any, Any]) -> Actor:
@@ -110,7 +113,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         inner = {**scope, "path": settings.MCP_PATH, "raw_path": settings.MCP_PATH.encode(), "root_path": "",
                  "actor": actor, "user": _principal(actor)}  # fmt: skip
-        work = _apps[asyncio.get_running_loop()](inner, _replayed(body, receive), send)
+        work = _within_share(inner, headers, _replayed(body, receive), send)
         if scope["method"] == "GET" or method == "subscriptions/listen":
             await _while_admitted(work, lambda: _admit(credential, scope, headers))
         else:
@@ -118,6 +121,45 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     finally:
         logs.current_actor.reset(marks[0])
         caller.reset(marks[1])
+
+
+async def _within_share(inner: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+    """Let the SDK answer, and end the caller's oldest session where this request has opened one too many."""
+    loop = asyncio.get_running_loop()
+    app, sessions, actor = _apps[loop], _sessions[loop], inner["actor"]
+    known = headers.get(b"mcp-session-id", b"").decode("latin-1")
+    opened: list[str] = []
+
+    async def watched(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start" and (
+            inner["method"] == "DELETE" or message["status"] == NO_SESSION
+        ):
+            sessions.note_end(actor, known)
+        elif message["type"] == "http.response.start" and not known:
+            opened.extend(value.decode() for name, value in message["headers"] if name == b"mcp-session-id")
+        await send(message)
+
+    sessions.note_use(actor, known)
+    await app(inner, receive, watched)
+    for session_id in opened:
+        for oldest, user in sessions.note_open(actor, session_id, inner["user"]):
+            await _end_session(app, inner, oldest, user)
+
+
+async def _end_session(app: Any, scope: Scope, session_id: str, user: Any) -> None:
+    """End a session as its own client would."""
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def ignore(_: MutableMapping[str, Any]) -> None:
+        """Nobody waits for the answer."""
+
+    await app(
+        {**scope, "method": "DELETE", "headers": [(b"mcp-session-id", session_id.encode())], "user": user},
+        receive,
+        ignore,
+    )
 
 
 def _read_headers(scope: Scope) -> dict[bytes, bytes]:

@@ -253,3 +253,40 @@ def test_batches_are_refused(live: Live, alice: Person) -> None:
     for revision in BOTH:
         body = b'[{"jsonrpc":"2.0","id":1,"method":"tools/list"}]'
         assert agent_of(live, alice, revision).post(body, "tools/list").status == 400
+
+
+def test_nobody_holds_all_sessions(live: Live, alice: Person, bob: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.mcp_sessions.MOST_OF_ONE_CALLER", 3)
+    monkeypatch.setattr("config.mcp_sessions.MOST_OF_ONE_ORGANIZATION", 5)
+    hers, his = live.key(alice), live.key(bob)
+    bobs = Agent(live.url, his).open()
+    first, second, third = (Agent(live.url, hers).open() for _ in range(3))
+    assert first.send("tools/list").status == 200  # so that the second was left alone for longest
+
+    fourth = Agent(live.url, hers).open()
+
+    assert [each.send("tools/list").status for each in (first, second, third, fourth)] == [200, 404, 200, 200]
+    others = [Agent(live.url, live.key(alice)).open() for _ in range(3)]
+    assert [each.send("tools/list").status for each in (first, third, fourth)] == [404, 200, 200]
+    assert [each.send("tools/list").status for each in (*others, bobs)] == [200] * 4
+
+
+def test_a_session_that_its_client_ends_makes_room(live: Live, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.mcp_sessions.MOST_OF_ONE_CALLER", 2)
+    key = live.key(alice)
+    first, second = Agent(live.url, key).open(), Agent(live.url, key).open()
+
+    assert second.close().status == 200
+    third = Agent(live.url, key).open()
+
+    assert [each.send("tools/list").status for each in (first, second, third)] == [200, 404, 200]
+
+
+def test_a_session_of_somebody_else_is_not_ended_by_asking(live: Live, alice: Person, adam: Person) -> None:
+    session = Agent(live.url, live.key(alice)).open()
+
+    other = Agent(live.url, live.key(adam), session=session.session)
+
+    assert other.close().status == 404
+    assert other.send("tools/list").status == 404
+    assert session.send("tools/list").status == 200
