@@ -32,6 +32,8 @@ CHECKS_AT_ONCE = 8
 MOST_IN_A_ROUND = 200
 KEPT_DAYS = 31
 MODERN = "2026-07-28"
+LONGEST_ON_DEMAND_SECONDS = 30.0
+LONGEST_SECONDS = 120.0
 SLOW_SHARE = 0.5
 """A check that takes more than this share of its time limit counts as degraded."""
 
@@ -60,7 +62,7 @@ def check_server(actor: Actor, *, server_id: UUID) -> HealthCheck:
     server = get_server(actor, server_id=server_id)
     actor.require("server.check")
     plan = _plan_of(server)
-    finding = run_short(lambda: _check(plan)) if isinstance(plan, _Plan) else plan
+    finding = run_short(lambda: _check_within(plan, LONGEST_ON_DEMAND_SECONDS)) if isinstance(plan, _Plan) else plan
     return _note(actor, server, finding)
 
 
@@ -108,10 +110,9 @@ def uptime_of(server: Server) -> Uptime:
     return Uptime(**{name: _percentage(found[f"{name}_good"], found[f"{name}_all"]) for name in windows})
 
 
-def failing_critical_servers() -> list[str]:
-    """The slugs of critical servers, of all organisations, whose last check failed."""
-    failing = Server.objects.usable().filter(is_critical=True, health=Health.UNHEALTHY)
-    return list(failing.order_by("slug").values_list("slug", flat=True))
+def count_failing_critical_servers() -> int:
+    """How many critical servers, of all organisations, failed their last check."""
+    return Server.objects.usable().filter(is_critical=True, health=Health.UNHEALTHY).count()
 
 
 def _percentage(good: int, total: int) -> float | None:
@@ -147,9 +148,18 @@ async def _check_all(plans: Sequence[_Plan]) -> list[_Finding]:
 
     async def check(plan: _Plan) -> _Finding:
         async with slots:
-            return await _check(plan)
+            return await _check_within(plan, LONGEST_SECONDS)
 
     return list(await asyncio.gather(*(check(plan) for plan in plans)))
+
+
+async def _check_within(plan: _Plan, seconds: float) -> _Finding:
+    """Check, all retries included, for no longer than this: whoever waits, and the servers after it, wait as long."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await _check(plan)
+    except TimeoutError:
+        return _Finding(Health.UNHEALTHY, None, f"{plan.route.slug} did not answer within {seconds:g} seconds.")
 
 
 async def _check(plan: _Plan) -> _Finding:
