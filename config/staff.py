@@ -1,16 +1,17 @@
 """The admin door: its site, its menu, the switcher of organisations and the dashboard."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, cast
 
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
-from django.core.exceptions import ValidationError
+from django.core.exceptions import BadRequest, ValidationError
 from django.core.paginator import Paginator
 from django.db.models import Model
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.templatetags.static import static
 from django.urls import URLPattern, path, reverse
@@ -25,6 +26,7 @@ from apps.auth import services as auth
 from apps.core.errors import ServiceError
 from apps.core.staff import actor_of
 
+View = Callable[..., HttpResponse]
 SHOWN = 6
 SEARCH_AT_MOST = 30
 ALL_ORGANIZATIONS = ""
@@ -132,6 +134,10 @@ class StaffSite(UnfoldAdminSite):
         if actor is None or not super().has_permission(request):
             return False
         return actor.is_platform_admin or actor.role in STAFF_ROLES
+
+    def admin_view(self, view: View, cacheable: bool = False) -> View:
+        """A view for staff; what no database can look for is refused before it."""
+        return cast(View, super().admin_view(_refusing_nul(view), cacheable))
 
     def extra_urls(self) -> list[URLPattern]:
         """The switcher's address."""
@@ -293,6 +299,25 @@ class StaffSite(UnfoldAdminSite):
         from config.dashboard import dashboard
 
         return super().index(request, {**dashboard(self, request), **(extra_context or {})})  # type: ignore[no-any-return]
+
+
+def _refusing_nul(view: View) -> View:
+    """PostgreSQL fails on NUL where SQLite finds nothing: neither an address nor a form may hold one."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        sent = (request.path, *_words(request.GET), *_words(request.POST))
+        if any("\0" in word for word in sent):
+            raise BadRequest("NUL")
+        return view(request, *args, **options)
+
+    return guarded
+
+
+def _words(sent: QueryDict) -> Iterator[str]:
+    for name, values in sent.lists():
+        yield name
+        yield from (str(value) for value in values)
 
 
 def waiting_counts(site: StaffSite, request: HttpRequest) -> dict[str, int]:
