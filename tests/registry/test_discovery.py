@@ -250,7 +250,37 @@ def test_a_change_of_health_is_journaled_and_told_to_agents(alice: Person, own_e
         "healthy",
         "unhealthy",
     ]
-    assert [(check.ok, check.message) for check in health.check()] == [(False, "Critical servers that fail: 1.")]
+    assert [(check.ok, check.message) for check in health.check()] == [
+        (False, "The last check of 1 critical server(s) failed. Staff see under Servers which.")
+    ]
+
+
+def test_nobody_waits_long_for_a_check(alice: Person, server: Server, monkeypatch: Any) -> None:
+    from apps.registry.services import checks
+
+    async def hang(_: Any) -> str:
+        await asyncio.sleep(60)
+        return ""
+
+    monkeypatch.setattr(checks, "_try", hang)
+    monkeypatch.setattr(checks, "LONGEST_ON_DEMAND_SECONDS", 0.3)
+    Server.objects.filter(pk=server.pk).update(check_timeout_seconds=120, check_retries=5)
+
+    began = time.monotonic()
+    found = services.check_server(alice.actor, server_id=server.id)
+
+    assert (found.health, time.monotonic() - began < 5) == ("unhealthy", True)
+
+
+def test_an_introduction_that_is_nested_too_deep_is_not_kept(alice: Person, settings: Any) -> None:
+    port = servers.free_port()
+    settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{port}"})
+    with servers.gossip(port):
+        server = services.register_server(alice.actor, name="G", slug="g", url=f"http://127.0.0.1:{port}/nested")
+        result = services.discover_server(alice.actor, server_id=server.id)
+
+    server.refresh_from_db()
+    assert (result["total"], server.server_info) == (1, {})
 
 
 def test_a_slow_server_is_degraded(alice: Person, evil: Evil, monkeypatch: Any) -> None:

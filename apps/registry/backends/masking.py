@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from apps.core.errors import BackendError
 from apps.core.logs import REDACTED, redact
 from apps.registry.backends.base import ServerRoute
 
 SHORTEST_SECRET = 8
-DEEPEST = 100
 
 
 def secrets_of(route: ServerRoute) -> list[str]:
@@ -30,17 +28,27 @@ def secrets_of(route: ServerRoute) -> list[str]:
     return sorted(spelt, key=len, reverse=True)
 
 
-def without_secrets(value: Any, secrets: Sequence[str], *, depth: int = 0) -> Any:
-    """The JSON value with the secrets masked, in its names too; raises BackendError where it is nested too deep."""
-    if depth > DEEPEST:
-        raise BackendError(f"The server's answer is nested more than {DEEPEST} deep.")
-    if isinstance(value, str):
-        return _masked(value, secrets)
-    if isinstance(value, dict):
-        return {_masked(name, secrets): without_secrets(each, secrets, depth=depth + 1) for name, each in value.items()}
-    if isinstance(value, list):
-        return [without_secrets(each, secrets, depth=depth + 1) for each in value]
-    return value
+def without_secrets(value: Any, secrets: Sequence[str]) -> Any:
+    """The JSON value with the secrets masked, in its names too; lists and objects in it are changed in place."""
+    if not secrets:
+        return value
+    whole = [value]
+    pending: list[Any] = [whole]  # no recursion: what a server sends may be nested deeper than Python's stack
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            masked = {_masked(name, secrets): _shown(each, secrets) for name, each in node.items()}
+            node.clear()
+            node.update(masked)
+            pending.extend(each for each in masked.values() if isinstance(each, dict | list))
+        else:
+            node[:] = [_shown(each, secrets) for each in node]
+            pending.extend(each for each in node if isinstance(each, dict | list))
+    return whole[0]
+
+
+def _shown(value: Any, secrets: Sequence[str]) -> Any:
+    return _masked(value, secrets) if isinstance(value, str) else value
 
 
 def _masked(text: str, secrets: Sequence[str]) -> str:

@@ -62,7 +62,7 @@ def refusal_of(kind: str, definition: Any) -> str:
     reason = refusal_of_name(kind, definition.get(NAME_KEYS[CapabilityKind(kind)]))
     if reason:
         return reason
-    if _is_deeper_than(definition, DEEPEST):
+    if is_deeper_than(definition, DEEPEST):
         return f"Its definition is nested more than {DEEPEST} deep."
     written = canonical(definition)
     if len(written) > LARGEST_BYTES:
@@ -218,7 +218,8 @@ def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(part, place)
 
 
-def _is_deeper_than(value: Any, limit: int) -> bool:
+def is_deeper_than(value: Any, limit: int) -> bool:
+    """Whether lists and objects lie in each other more often than this."""
     level = [value]
     for _ in range(limit + 1):
         level = [

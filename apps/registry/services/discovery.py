@@ -24,10 +24,12 @@ from apps.registry.backends.base import Hello
 from apps.registry.models import Capability, CapabilityKind, Discovery, Server
 from apps.registry.schemas import RegisteredOut, ServerIn, ServerOut
 from apps.registry.services.definitions import (
+    DEEPEST,
     NAME_KEYS,
     canonical,
     changes_between,
     digest_of,
+    is_deeper_than,
     refusal_of,
     shown,
     warnings_of,
@@ -225,8 +227,9 @@ def _without_twins(
 
 
 def _keep_hello(server: Server, hello: Hello) -> None:
-    written = canonical(hello.server_info)
-    is_storable = len(written) <= LARGEST_INFO_BYTES and b"\\u0000" not in written
+    is_storable = not is_deeper_than(hello.server_info, DEEPEST)
+    written = canonical(hello.server_info) if is_storable else b""
+    is_storable = is_storable and len(written) <= LARGEST_INFO_BYTES and b"\\u0000" not in written
     server.protocol_version = hello.protocol_version
     server.server_info = hello.server_info if is_storable else {}
     server.instructions = storable_text(hello.instructions)[:LONGEST_INSTRUCTIONS]
