@@ -85,7 +85,12 @@ def _url(*schemes: str) -> Callable[[str], str]:
         parts = urlsplit(value)
         if parts.scheme not in schemes or not (parts.hostname or parts.scheme in ("sqlite", "memory")):
             raise ValueError(f"a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)} is needed")
-        _ = parts.port
+        try:
+            _ = parts.port
+        except ValueError as error:  # its own words would repeat a part of the password
+            raise ValueError(
+                "its port is no number; write / ? # @ and : in a user or password as %2F %3F %23 %40 and %3A"
+            ) from error
         return value.rstrip("/")
 
     return parse

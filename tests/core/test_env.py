@@ -108,6 +108,16 @@ def test_a_wrong_secret_is_not_repeated_in_the_refusal(given):
         assert "hunter2" not in refusal({**given, name: "hunter2://hunter2:x@hunter2"})
 
 
+@pytest.mark.parametrize("password", ["hunter2/x", "hunter2#x", "hunter2?x", "x/hunter2", "hunter2:hunter2/"])
+def test_a_password_that_breaks_its_address_is_not_repeated(given, password):
+    for name, scheme in (("DATABASE_URL", "postgres"), ("REDIS_URL", "redis"), ("BROKER_URL", "amqp")):
+        message = refusal({**given, name: f"{scheme}://gatehouse:{password}@db.example:5432/gatehouse"})
+
+        assert name in message
+        assert "%2F" in message
+        assert "hunter2" not in message
+
+
 def test_every_wrong_setting_is_named_at_once(given):
     message = refusal({**given, "GATEHOUSE_PORT": "x", "DATABASE_URL": "y", "GATEHOUSE_DEV": "z"})
 
