@@ -11,12 +11,14 @@ from apps.core.errors import InvalidInput
 from apps.registry.backends import commands
 
 NPX = "/usr/bin/env node server.js --root=/data/* --name *"
+HIDDEN = "/usr/bin/env cat /data/.* --from=*"
 
 
 @pytest.fixture(autouse=True)
 def _listed(settings: Any) -> None:
     settings.STDIO_ALLOW = (
         NPX,
+        HIDDEN,
         "/bin/echo 'two words'",
         "mcp-server-time",
         "no-such-program",
@@ -27,6 +29,7 @@ def _listed(settings: Any) -> None:
 
 def test_an_equal_line_is_allowed_and_its_program_found_once() -> None:
     assert commands.resolve(["/bin/echo", "two words"]) == ("/bin/echo", "two words")
+    assert commands.resolve(["/usr/bin/env", "cat", "/data/.a/..b", "--from=a..b/c"])
     assert (
         commands.resolve(["/usr/bin/env", "node", "server.js", "--root=/data/a/b", "--name", "x"])[0] == "/usr/bin/env"
     )
@@ -54,6 +57,11 @@ def test_an_equal_line_is_allowed_and_its_program_found_once() -> None:
         ["/usr/bin/env", "node", "server.js", "--root=/etc", "--name", "x"],
         ["/usr/bin/env", "node", "server.js", "--root=/data/a", "--name", "--inspect"],
         ["/usr/bin/env", "node", "-e", "--root=/data/a", "--name", "x"],
+        ["/usr/bin/env", "cat", "/data/../etc/passwd", "--from=a"],
+        ["/usr/bin/env", "cat", "/data/..", "--from=a"],
+        ["/usr/bin/env", "cat", "/data/.a/../../etc/passwd", "--from=a"],
+        ["/usr/bin/env", "cat", "/data/.a", "--from=../a"],
+        ["/usr/bin/env", "cat", "/data/.a", "--from=.."],
         ["bin/relative"],
         ["broken", "quote"],
         [7],

@@ -77,7 +77,9 @@ def _argument_matches(pattern: str, given: str) -> bool:
         return pattern == given
     begin = pattern[:-1]
     rest = given[len(begin) :]
-    return given.startswith(begin) and ".." not in rest.split("/") and not (not begin and rest.startswith("-"))
+    # The second half: `/data/.*` must not become `/data/../etc`.
+    climbs = ".." in rest.split("/") or given.split("/").count("..") > begin.split("/").count("..")
+    return given.startswith(begin) and not climbs and not (not begin and rest.startswith("-"))
 
 
 @cache
