@@ -19,10 +19,10 @@ from uuid import UUID
 
 from django.conf import settings
 
-from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError, TooLarge
-from apps.core.logs import redact
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError
 from apps.core.threads import in_thread
 from apps.gateway.services.breaker import Breaker
+from apps.gateway.services.outages import Paused, busy, is_outage, named
 from apps.registry import services as registry
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,6 @@ KEY_IDLE_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 HEALTHY_LIFE_SECONDS = 60.0
 MOST_DOUBLINGS = 16
-LONGEST_MESSAGE = 500
-_SERVER_FAULT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ class Upstreams:
                 self._retire_idle(way)
             if error.details.get("server"):
                 raise
-            raise _named(error, way.route) from error
+            raise named(error, way.route) from error
 
     def close_session(self, session_id: str) -> None:
         """Close what was opened for a downstream session that has ended; returns at once."""
@@ -169,7 +167,7 @@ class Upstreams:
             else:
                 await slots.acquire()
         except TimeoutError as error:
-            raise _busy(way) from error
+            raise busy(way.route) from error
         try:
             yield
         finally:
@@ -190,7 +188,7 @@ class Upstreams:
         except BackendTimeout as error:
             if given < way.route.timeout_seconds / 2:
                 # Most of the time went by in our own queue: that the rest was too short says nothing.
-                raise _busy(way) from error
+                raise busy(way.route) from error
             raise
         except BackendError as error:
             if _has_ended(link, error):
@@ -258,7 +256,7 @@ class Upstreams:
         wait = way.start_after - now
         if wait > 0:
             seconds = max(1, round(wait))
-            raise _Paused(
+            raise Paused(
                 f"The process of the server {way.route.slug} ended by itself {way.crashes} times in a row."
                 f" It is started again in {seconds} s; an admin can look at it under Servers.",
                 details={"server": way.route.slug, "retry_after": seconds},
@@ -371,52 +369,6 @@ class Upstreams:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has seen it; asyncio need not warn
-
-
-class _Busy(BackendTimeout):
-    """No call slot became free in time."""
-
-
-class _Paused(BackendDown):
-    """A process that ended by itself is not started again yet."""
-
-
-def _busy(way: Way) -> _Busy:
-    return _Busy(
-        f"The server {way.route.slug} is busy: {way.route.max_concurrency} calls are running. Try again in a moment.",
-        details={"server": way.route.slug},
-    )
-
-
-def is_outage(error: BackendError) -> bool | None:
-    """Whether the server as a whole is at fault: it did not answer, or broke off. None: nothing was asked of it."""
-    if isinstance(error, _Busy | _Paused):
-        return None
-    if isinstance(error, registry.UpstreamError) or isinstance(error.__cause__, TooLarge):
-        return False
-    return not isinstance(error, registry.HttpRefusal) or error.http_status >= _SERVER_FAULT
-
-
-def _named(error: BackendError, route: registry.ServerRoute) -> BackendError:
-    """The error with the server's name in it, and what to do next."""
-    again = "Try again in a moment; if it stays so, ask an admin to look at it under Servers."
-    kind: type[BackendError] = BackendError
-    if isinstance(error, registry.UpstreamError):
-        message = f"The server {route.slug} refused the call: {without_secrets(error.message, route)}"
-    elif isinstance(error, BackendTimeout):
-        kind = BackendTimeout
-        message = f"The server {route.slug} did not answer within {route.timeout_seconds:g} seconds. {again}"
-    elif isinstance(error, BackendDown):
-        kind = BackendDown
-        message = f"The server {route.slug} cannot be reached. {again}"
-    else:
-        message = f"The server {route.slug} answered wrongly: {without_secrets(error.message, route)} {again}"
-    return kind(message, details={**error.details, "server": route.slug})
-
-
-def without_secrets(text: str, route: registry.ServerRoute) -> str:
-    """A message of the server, shortened, and without anything that looks like a secret."""
-    return str(redact(registry.without_secrets(text, registry.secrets_of(route))))[:LONGEST_MESSAGE]
 
 
 def _has_ended(link: Link, error: BackendError) -> bool:

@@ -1,0 +1,55 @@
+"""Which failures are a server's outage, and how a caller is told about them: by the server's name, with what to do."""
+
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, TooLarge
+from apps.core.logs import redact
+from apps.registry import services as registry
+
+LONGEST_MESSAGE = 500
+_SERVER_FAULT = 500
+
+
+class Busy(BackendTimeout):
+    """No call slot became free in time."""
+
+
+class Paused(BackendDown):
+    """A process that ended by itself is not started again yet."""
+
+
+def busy(route: registry.ServerRoute) -> Busy:
+    """The error of a call that found no slot in time."""
+    return Busy(
+        f"The server {route.slug} is busy: {route.max_concurrency} calls are running. Try again in a moment.",
+        details={"server": route.slug},
+    )
+
+
+def is_outage(error: BackendError) -> bool | None:
+    """Whether the server as a whole is at fault: it did not answer, or broke off. None: nothing was asked of it."""
+    if isinstance(error, Busy | Paused):
+        return None
+    if isinstance(error, registry.UpstreamError) or isinstance(error.__cause__, TooLarge):
+        return False
+    return not isinstance(error, registry.HttpRefusal) or error.http_status >= _SERVER_FAULT
+
+
+def named(error: BackendError, route: registry.ServerRoute) -> BackendError:
+    """The error with the server's name in it, and what to do next."""
+    again = "Try again in a moment; if it stays so, ask an admin to look at it under Servers."
+    kind: type[BackendError] = BackendError
+    if isinstance(error, registry.UpstreamError):
+        message = f"The server {route.slug} refused the call: {without_secrets(error.message, route)}"
+    elif isinstance(error, BackendTimeout):
+        kind = BackendTimeout
+        message = f"The server {route.slug} did not answer within {route.timeout_seconds:g} seconds. {again}"
+    elif isinstance(error, BackendDown):
+        kind = BackendDown
+        message = f"The server {route.slug} cannot be reached. {again}"
+    else:
+        message = f"The server {route.slug} answered wrongly: {without_secrets(error.message, route)} {again}"
+    return kind(message, details={**error.details, "server": route.slug})
+
+
+def without_secrets(text: str, route: registry.ServerRoute) -> str:
+    """A message of the server, shortened, and without anything that looks like a secret."""
+    return str(redact(registry.without_secrets(text, registry.secrets_of(route))))[:LONGEST_MESSAGE]
