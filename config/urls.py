@@ -93,6 +93,13 @@ def _wants_page(request: HttpRequest) -> bool:
     return not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", "")
 
 
+def refuse_forgery(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """What a form is told that did not come from a page of ours, or from one that is too old."""
+    return _handler(
+        lambda: NotPermitted("This did not come from a page of ours, or the page was too old. Load it again.")
+    )(request)
+
+
 handler400 = _handler(Malformed)
 handler403 = _handler(NotPermitted)
 handler404 = _handler(NotFound)
@@ -113,8 +120,9 @@ def _document() -> Any:
 
 
 _schema = SpectacularJSONAPIView.as_view(generator_class=DocumentMaker)
-_swagger = SpectacularSwaggerSplitView.as_view(url_name="openapi")
-_redoc = SpectacularRedocView.as_view(url_name="openapi", template_name="redoc.html")
+_READ_ONLY = ["get", "head"]  # what Django REST framework says to OPTIONS has no page of theirs to be shown on
+_swagger = SpectacularSwaggerSplitView.as_view(url_name="openapi", http_method_names=_READ_ONLY)
+_redoc = SpectacularRedocView.as_view(url_name="openapi", template_name="redoc.html", http_method_names=_READ_ONLY)
 
 urlpatterns = [
     path("", home),

@@ -70,6 +70,26 @@ def test_a_method_that_is_not_taken(house, method, path):
     assert_envelope(answer, 405, "METHOD_NOT_ALLOWED")
 
 
+@pytest.mark.parametrize("method", ["OPTIONS", "POST", "DELETE"])
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/api/docs", "/api/redoc"])
+def test_the_documents_are_only_read(house, path, method):
+    assert_envelope(house.anonymous.request(method, path), 405, "METHOD_NOT_ALLOWED")
+
+
+@pytest.mark.parametrize("path", ["/live", "/health", "/", "/admin/", "/admin/login/", "/admin/registry/server/add/"])
+def test_a_form_from_elsewhere_is_refused_in_the_same_shape(house, path):
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    answer = house.anonymous.post(path, body=b"a=b", headers=form)
+    page = house.anonymous.post(path, body=b"a=b", headers={**form, "Accept": "text/html"})
+
+    assert_envelope(answer, 403, "NOT_PERMITTED")
+    assert page.status == 403
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["x-request-id"] in page.text
+    assert not TELLTALES.search(page.text)
+
+
 @pytest.mark.parametrize(
     ("path", "body"), [("/api/v1/auth/login", b"email=a"), (KEYS, b"name: ci"), (SERVERS, b"name: x")]
 )
