@@ -101,3 +101,14 @@ def test_the_figures_of_b_count_nothing_of_as(world):
 
     assert usage.summarize(world.b.id, since=timezone.now().replace(year=2020)) == before
     assert [event for event in usage.latest_denials(world.b.id, limit=50) if event.organization_id != world.b.id] == []
+
+
+def test_what_a_has_deleted_b_cannot_bring_back(world):
+    deleted = make_row(Server, world.a, deleted_at=timezone.now())
+    address = f"/api/v1/mcp/servers/{deleted.pk}/restore"
+
+    refused = world.callers["owner"].post(address)
+
+    assert refused.status == 404
+    assert Server.objects.get(pk=deleted.pk).deleted_at
+    assert world.callers["owner of A"].post(address).status == 200
