@@ -32,7 +32,7 @@ def read_json(body: bytes) -> Any:
     lone surrogates, for names given twice in one object, for nesting deeper than 64, and for more than 50,000 values:
     parsing stops everything else in the process, and a million small values take seconds.
     """
-    if _has_too_many_values(body):
+    if has_too_many_values(body, most=MAX_VALUES):
         raise Malformed(f"The JSON holds more than {MAX_VALUES} values.")
     try:
         text = body.decode("utf-8")
@@ -68,9 +68,9 @@ def check_text(value: Any) -> None:
             pending.extend(item)
 
 
-def _has_too_many_values(body: bytes) -> bool:
-    """Whether the commas outside of strings are too many; most bodies have fewer bytes than that."""
-    return body.count(b",") >= MAX_VALUES and _STRING.sub(b"", body).count(b",") >= MAX_VALUES
+def has_too_many_values(body: bytes, *, most: int) -> bool:
+    """Whether JSON has too many commas outside of its strings; most bodies have fewer bytes than that."""
+    return body.count(b",") >= most and _STRING.sub(b"", body).count(b",") >= most
 
 
 def _check_depth(value: Any) -> None:

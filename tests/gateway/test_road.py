@@ -393,6 +393,21 @@ def test_a_result_that_is_too_large_is_cut_off(live: Live, alice: Person, evil: 
     assert agent.text("up__echo", text="still there") == "still there"
 
 
+def test_a_result_of_very_many_values_is_refused_before_it_is_read(
+    live: Live, alice: Person, evil: Evil, settings: Any
+) -> None:
+    offer(alice, "up", evil.url, tools=("many_blocks", "echo"))
+    agent = agent_of(live, alice)
+
+    for _ in range(settings.BREAKER_FAILURES + 1):
+        error = agent.failure("up__many_blocks", count=200_000)
+        assert error["code"] == "BACKEND_FAILED"
+        assert "100000 values" in error["message"]
+
+    assert agent.text("up__echo", text="still there") == "still there"
+    assert len(agent.call("up__many_blocks", count=20_000)["content"]) == 20_000
+
+
 @pytest.mark.measured
 @pytest.mark.parametrize("tool", ["hang", "drip", "endless_sse"])
 def test_a_server_that_does_not_come_to_an_end_fails_at_its_deadline(

@@ -22,7 +22,7 @@ from typing import Any
 
 from django.conf import settings
 
-from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, TooLarge
 from apps.core.logs import redact
 from apps.registry.backends import commands, masking, processes, wire
 from apps.registry.backends.base import Hello, ServerRoute
@@ -225,6 +225,9 @@ class Stdio:
             return
         if not line.strip():
             return
+        if wire.is_too_much(line):
+            self._refuse_long(wire.Lines.cut(line))
+            return
         try:
             message = wire.decode(line)
         except BackendError:
@@ -250,10 +253,12 @@ class Stdio:
         """Fail the request that the line answers, which its beginning or its end may tell; else all of them."""
         named = {int(found) for found in _ID.findall(line.ends)} & set(self._pending)
         limit = settings.UPSTREAM_MAX_RESULT_BYTES
+        refusal = BackendError(
+            f"{self._route.slug} answered with more than {limit} bytes or {wire.MOST_VALUES} values. Ask for less."
+        )
+        refusal.__cause__ = TooLarge()
         for number in named or list(self._pending):
-            self._answer(
-                number, BackendError(f"{self._route.slug} answered with more than {limit} bytes. Ask for less.")
-            )
+            self._answer(number, refusal)
 
     def _count_garbage(self) -> None:
         self._garbage_lines += 1

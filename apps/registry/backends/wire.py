@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import orjson
 from django.conf import settings
 
-from apps.core.errors import BackendError, BackendTimeout
+from apps.core.doors import has_too_many_values
+from apps.core.errors import BackendError, BackendTimeout, TooLarge
 from apps.registry.backends.base import Hello, HttpRefusal, ParamHeaders, UpstreamError
 
 MODERN = "2026-07-28"
@@ -26,6 +27,7 @@ UNSUPPORTED_VERSION = -32022
 META = "io.modelcontextprotocol/"
 NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 MESSAGE_LENGTH = 1000
+MOST_VALUES = 100_000
 _SENTINEL = re.compile(r"=\?base64\?.*\?=\Z", re.ASCII | re.DOTALL)
 _PLAIN = re.compile(r"[\x20-\x7e]*\Z", re.ASCII)
 _CREDENTIALS_REFUSED = (401, 403)
@@ -153,6 +155,9 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 def decode(text: bytes) -> dict[str, Any]:
     """One JSON-RPC message; raises BackendError for anything else."""
+    if is_too_much(text):
+        message = f"The server's answer holds more than {MOST_VALUES} values. Ask for less."
+        raise BackendError(message) from TooLarge(message)
     try:
         message = orjson.loads(text)
     except ValueError as error:
@@ -160,6 +165,11 @@ def decode(text: bytes) -> dict[str, Any]:
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
         raise BackendError("The server's answer is not a JSON-RPC message.")
     return message
+
+
+def is_too_much(text: bytes) -> bool:
+    """Whether a message has so many small values that reading it would hold up everybody else, and fill the memory."""
+    return has_too_many_values(text, most=MOST_VALUES)
 
 
 def is_request(message: Mapping[str, Any]) -> bool:
@@ -248,6 +258,11 @@ class Lines:
     def is_too_long(self) -> bool:
         """Whether the line that has begun is longer than the limit already."""
         return self._size > self._limit
+
+    @staticmethod
+    def cut(line: bytes) -> LongLine:
+        """What is kept of a line that is too much for another reason than its length."""
+        return LongLine(line[:_KEPT_OF_A_LONG_LINE] + b"\n" + line[-_KEPT_OF_A_LONG_LINE:])
 
     def feed(self, chunk: bytes) -> list[bytes | LongLine]:
         """The lines that this chunk completes, without their ends."""
