@@ -86,3 +86,13 @@ class Job(TenantRecord):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.subject}".strip()
+
+
+class Heartbeat(models.Model):
+    """When background work of a kind was last seen: a worker that runs the schedule writes it, `doctor` reads it."""
+
+    name = models.CharField(max_length=60, primary_key=True, help_text="Of whom: the name of the task.")
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name

@@ -8,4 +8,5 @@ from apps.jobs import services
 @shared_task(name="jobs.requeue")
 def requeue() -> None:
     """Send again what a broker or a worker has lost."""
+    services.note_alive("jobs.requeue")
     services.requeue_stale()

@@ -2,6 +2,7 @@
 
 import pytest
 from django.apps import apps
+from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from django_celery_beat.schedulers import ModelEntry
 
@@ -51,3 +52,21 @@ def test_every_scheduled_task_exists():
     named = {task for config in apps.get_app_configs() for task in getattr(config, "schedule", {})}
     assert "jobs.requeue" in named
     assert named - set(app.tasks) == set()
+
+
+def test_a_worker_that_runs_the_schedule_gives_a_sign_of_life():
+    assert jobs.last_alive("jobs.requeue") is None
+
+    app.loader.import_default_modules()
+    app.tasks["jobs.requeue"]()
+    first = jobs.last_alive("jobs.requeue")
+    app.tasks["jobs.requeue"]()
+
+    assert first < jobs.last_alive("jobs.requeue") <= timezone.now()
+
+
+def test_the_schedules_are_told_with_what_staff_decided():
+    made = jobs.ensure_schedule("requeue", "jobs.requeue", 15)
+    PeriodicTask.objects.filter(pk=made.pk).update(enabled=False)
+
+    assert jobs.list_schedules() == [jobs.ScheduleState("requeue", is_enabled=False, started_at=None)]

@@ -1,6 +1,12 @@
 """Schedules: rows of django-celery-beat, made once and then edited by staff."""
 
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+from apps.jobs.models import Heartbeat
 
 _MICROSECONDS = 1_000_000
 
@@ -24,6 +30,33 @@ def ensure_schedule(name: str, task: str, every_seconds: float) -> PeriodicTask:
         periodic.task = task
         periodic.save()
     return periodic
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleState:
+    """One schedule: whether staff let it run, and when beat last started it (it writes that down only now and then)."""
+
+    name: str
+    is_enabled: bool
+    started_at: datetime | None
+
+
+def list_schedules() -> list[ScheduleState]:
+    """Every schedule of the platform, by name."""
+    rows = PeriodicTask.objects.order_by("name").values_list("name", "enabled", "last_run_at")
+    return [ScheduleState(*row) for row in rows]
+
+
+def note_alive(name: str) -> None:
+    """Write down that a worker runs the task of this name now."""
+    now = timezone.now()
+    if not Heartbeat.objects.filter(pk=name).update(at=now):
+        Heartbeat.objects.bulk_create([Heartbeat(name=name, at=now)], ignore_conflicts=True)
+
+
+def last_alive(name: str) -> datetime | None:
+    """When a worker last ran the task of this name; None where none ever did."""
+    return Heartbeat.objects.filter(pk=name).values_list("at", flat=True).first()
 
 
 def _interval(every_seconds: float) -> IntervalSchedule:
