@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 
 from apps.auth import services
 from apps.auth.admin.looks import key_state
-from apps.auth.models import ApiKey, Membership
+from apps.auth.models import ApiKey
 from apps.core.actor import Actor
 from apps.core.staff import (
     ScopedFilter,
@@ -139,11 +139,10 @@ class ApiKeyAdmin(TenantAdmin):
         return {"user": actor_of(request).user_id, **initial, "once": _new_once(request)}
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
-        """Only active members can own keys."""
+        """Only active members can own keys: people are those of the organisation, and a key is made within one."""
         if db_field.name == "user":
             people = self.admin_site.get_model_admin(db_field.remote_field.model)
-            members = Membership.objects.for_org(actor_of(request).organization_id).values("user_id")
-            options["queryset"] = people.get_queryset(request).filter(is_active=True, pk__in=members)
+            options["queryset"] = people.get_queryset(request).filter(is_active=True)
         return super().formfield_for_foreignkey(db_field, request, **options)
 
     def changeform_view(
