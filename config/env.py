@@ -5,8 +5,6 @@ same variable with `_FILE` at its end. What must be secret and is not given is m
 data folder, readable by its owner alone; in production it must be given.
 """
 
-import base64
-import binascii
 import difflib
 import os
 import re
@@ -21,9 +19,10 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from apps.core.keyfiles import new_sealing_key, new_signing_key, parse_sealing_keys, parse_signing_keys
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 _SHORTEST_SECRET = 32
-_SEALING_KEY_BYTES = 32
 _PORTS = 65536
 _OURS = re.compile(r"^(GATEHOUSE_|DATABASE_|REDIS_|BROKER_|UPSTREAM_|BREAKER_|SEALING_|JOURNAL_|SIGNING_|KEY_)")
 _LOOKS_MISSPELT = 0.86
@@ -105,24 +104,6 @@ def _host_ports(value: str) -> tuple[str, ...]:
     return tuple(entry.lower() for entry in entries)
 
 
-def _sealing_keys(value: str) -> dict[int, bytes]:
-    keys: dict[int, bytes] = {}
-    for part in _list(value):
-        number, _, text = part.partition(":")
-        try:
-            key = base64.b64decode(text, validate=True)
-        except binascii.Error as error:
-            raise ValueError("each key is number:base64 of 32 bytes") from error
-        if not re.fullmatch(r"[0-9]{1,9}", number) or len(key) != _SEALING_KEY_BYTES:
-            raise ValueError("each key is number:base64 of 32 bytes")
-        if int(number) in keys:
-            raise ValueError(f"the number {int(number)} is given to two keys")
-        keys[int(number)] = key
-    if not keys:
-        raise ValueError("at least one key is needed")
-    return keys
-
-
 def _secret(value: str) -> str:
     if len(value) < _SHORTEST_SECRET:
         raise ValueError(f"at least {_SHORTEST_SECRET} characters are needed")
@@ -131,30 +112,6 @@ def _secret(value: str) -> str:
 
 def _make_secret() -> str:
     return secrets.token_urlsafe(48)
-
-
-def _make_sealing_key() -> str:
-    return f"1:{base64.b64encode(secrets.token_bytes(_SEALING_KEY_BYTES)).decode()}"
-
-
-def _make_signing_key() -> str:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-
-
-def _private_key(value: str) -> str:
-    from cryptography.hazmat.primitives import serialization
-
-    try:
-        serialization.load_pem_private_key(value.encode(), password=None)
-    except (ValueError, TypeError) as error:
-        raise ValueError("an RSA private key in PEM is needed") from error
-    return value
 
 
 def _variable(
@@ -265,15 +222,17 @@ class Env:
     sealing_keys: dict[int, bytes] = _variable(
         "GATEHOUSE_SEALING_KEYS",
         "Keys that seal secrets, number:base64 of 32 bytes, by commas; the highest number seals.",
-        _sealing_keys,
-        made_by=_make_sealing_key,
+        parse_sealing_keys,
+        made_by=lambda: new_sealing_key(1),
     )
     signing_key: str = _variable(
         "GATEHOUSE_SIGNING_KEY",
-        "The RSA private key, in PEM, that signs tokens.",
-        _private_key,
-        made_by=_make_signing_key,
+        "RSA private keys in PEM, one after the other: the first signs tokens, the others only verify them.",
+        parse_signing_keys,
+        made_by=new_signing_key,
     )
+    kept: dict[str, Path] = dataclass_field(default_factory=dict)
+    """The files of those secrets that were not given, by the name of their variable."""
 
     @property
     def is_production(self) -> bool:
@@ -295,17 +254,25 @@ SECRET_VARIABLES = frozenset({
 def variables() -> Iterator[Mapping[str, Any]]:
     """Name, meaning, parser and default of every variable, in order."""
     for each in fields(Env):
-        yield {"field": each.name, **each.metadata}
+        if each.metadata:
+            yield {"field": each.name, **each.metadata}
 
 
 @cache
 def env() -> Env:
     """Read and check everything once; raises SettingsError naming each variable that is wrong."""
-    given: dict[str, str] = {
-        name: value for name, value in dotenv_values(BASE_DIR / ".env").items() if value is not None
-    }
-    given.update(os.environ)
-    return read(given)
+    return read({**given_in_file(), **os.environ})
+
+
+def given_in_file() -> dict[str, str]:
+    """What `.env` beside manage.py says; the environment goes before it."""
+    return {name: value for name, value in dotenv_values(BASE_DIR / ".env").items() if value is not None}
+
+
+def new_secret(name: str) -> str:
+    """A fresh value for a variable that must be secret."""
+    make = next(each["make"] for each in variables() if each["name"] == name)
+    return str(make())
 
 
 def read(given: Mapping[str, str]) -> Env:
@@ -330,7 +297,8 @@ def read(given: Mapping[str, str]) -> Env:
         raise SettingsError("\n".join(f"  {problem}" for problem in problems))
     for variable in to_make:
         values[variable["field"]] = _kept_value(values["data"], variable)
-    return Env(**values)
+    kept = {variable["name"]: _kept_path(values["data"], variable["name"]) for variable in to_make}
+    return Env(**values, kept=kept)
 
 
 def _given_text(given: Mapping[str, str], name: str) -> str | None:
@@ -383,16 +351,20 @@ def _kept_value(data: Path, variable: Mapping[str, Any]) -> Any:
     try:
         return variable["parse"](_kept(data, variable["name"], variable["make"]))
     except ValueError as error:
-        path = data / "secrets" / variable["name"].lower()
+        path = _kept_path(data, variable["name"])
         raise SettingsError(
             f"  {variable['name']}: what {path} holds is spoilt: {error}. Restore it from a backup."
         ) from error
 
 
+def _kept_path(data: Path, name: str) -> Path:
+    return data / "secrets" / name.lower()
+
+
 def _kept(data: Path, name: str, make: Callable[[], str]) -> str:
     """A secret from the data folder, made there when it is missing; two processes starting at once agree on one."""
-    folder = data / "secrets"
-    path = folder / name.lower()
+    path = _kept_path(data, name)
+    folder = path.parent
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():

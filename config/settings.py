@@ -141,6 +141,8 @@ SEALING_KEYS = ENV.sealing_keys
 KEY_PEPPERS = {1: ENV.key_pepper}
 JOURNAL_KEY = ENV.journal_key
 SIGNING_KEY = ENV.signing_key
+# Where the keys lie that a command may rotate while we run; None: they were given, and change with a restart.
+SIGNING_KEY_FILE: Path | None = ENV.kept.get("GATEHOUSE_SIGNING_KEY")
 ACCESS_TOKEN_LIFETIME = timedelta(minutes=15)
 REFRESH_TOKEN_LIFETIME = timedelta(days=7)
 TOKEN_LEEWAY_SECONDS = 0

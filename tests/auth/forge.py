@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.test import APIClient
 
 from apps.auth import services
-from apps.auth.services.tokens import signing_key
+from apps.auth.services.signing import signing_key
 from apps.core.errors import NotAuthenticated
 from tests.people import Person
 

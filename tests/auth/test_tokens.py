@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from apps.auth import services
 from apps.auth.models import ROLE_GRANTS, User
 from apps.auth.services.rights import grants_of_role
-from apps.auth.services.tokens import signing_key
+from apps.auth.services.signing import signing_key
 from apps.core.actor import Actor
 from apps.core.errors import NotAuthenticated, NotPermitted
 from tests.auth.forge import changed, claims_of, client, knock, opens_mcp, raw, refused, sign_in, signed

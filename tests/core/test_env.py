@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from config.env import SECRET_VARIABLES, SettingsError, _make_signing_key, read, variables
+from apps.core.keyfiles import new_signing_key
+from config.env import SECRET_VARIABLES, SettingsError, read, variables
 
 PROJECT = Path(__file__).parent.parent.parent
 KEY_32 = base64.b64encode(b"k" * 32).decode()
-SIGNING_KEY = _make_signing_key()
+SIGNING_KEY = new_signing_key()
 PRODUCTION = {
     "GATEHOUSE_ENV": "production",
     "GATEHOUSE_PUBLIC_URL": "https://gate.example.org",

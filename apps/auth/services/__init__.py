@@ -29,7 +29,7 @@ from apps.auth.services.rights import (
     staff_organizations_of,
 )
 from apps.auth.services.sessions import Tokens, forget_ended, login, logout, refresh_tokens
-from apps.auth.services.tokens import published_keys
+from apps.auth.services.signing import prune_signing_keys, published_keys, rotate_signing_key, verifying_keys
 
 __all__ = [
     "NewKey",
@@ -62,14 +62,17 @@ __all__ = [
     "login",
     "logout",
     "organizations_of",
+    "prune_signing_keys",
     "published_keys",
     "raise_revision",
     "read_revision",
     "refresh_tokens",
     "remove_member",
     "revoke_key",
+    "rotate_signing_key",
     "set_password",
     "staff_organizations_of",
     "update_organization",
     "verify_password",
+    "verifying_keys",
 ]

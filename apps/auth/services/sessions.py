@@ -14,6 +14,7 @@ from apps.auth.services import tokens
 from apps.auth.services.memory import forget_actors
 from apps.auth.services.passwords import verify_password
 from apps.auth.services.rights import actor_for_user, organizations_of
+from apps.auth.services.signing import prune_signing_keys
 from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotAuthenticated, NotFound, ServiceError
 from apps.core.ids import new_id
@@ -78,7 +79,8 @@ def logout(actor: Actor | None, *, refresh: str, address: str = "") -> None:
 
 
 def forget_ended() -> None:
-    """Delete refresh tokens that have expired, and failed logins that no lock depends on any more."""
+    """Delete refresh tokens that have expired, failed logins that no lock depends on, keys that verify nothing more."""
+    prune_signing_keys()
     now = timezone.now()
     RefreshToken.objects.filter(expires_at__lt=now).delete()
     LoginFailure.objects.filter(last_failed_at__lt=now - FAILURES_KEPT).delete()

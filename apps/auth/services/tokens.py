@@ -1,29 +1,24 @@
 """JSON web tokens: simplejwt's, signed and read more strictly than its own backend does.
 
-Only RS256 under our own key, found by a `kid` that is compared and never looked up; only the three header parameters
+Only RS256 under our own keys, found by a `kid` that is compared and never looked up; only the three header parameters
 that we write; every claim present and of its type.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid4
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from django.conf import settings
-from jwt.algorithms import RSAAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rest_framework_simplejwt.backends import TokenBackend
 from rest_framework_simplejwt.exceptions import TokenBackendError, TokenError
 from rest_framework_simplejwt.tokens import Token
 
+from apps.auth.services.signing import ALGORITHM, signing_key, verifying_keys
 from apps.core.errors import NotAuthenticated
 
-ALGORITHM = "RS256"
 LONGEST_TOKEN = 8192
 REGISTERED = ["exp", "iat", "nbf", "iss", "aud", "sub", "jti"]
 
@@ -73,48 +68,6 @@ class Claims(BaseModel):
         return UUID(self.sid)
 
 
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """A private key with its public half and its name: the RFC 7638 thumbprint."""
-
-    private: RSAPrivateKey
-    public: RSAPublicKey
-    kid: str
-
-    @property
-    def jwk(self) -> dict[str, Any]:
-        """The public half as others fetch it."""
-        return {**_required_members(self.public), "use": "sig", "alg": ALGORITHM, "kid": self.kid}
-
-
-@cache
-def _load(pem: str) -> SigningKey:
-    private = load_pem_private_key(pem.encode(), password=None)
-    if not isinstance(private, RSAPrivateKey):
-        raise TypeError("GATEHOUSE_SIGNING_KEY must be an RSA key")
-    public = private.public_key()
-    members = _required_members(public)
-    # RFC 7638, section 3: the required members in lexicographic order, without spaces.
-    text = '{{"e":"{e}","kty":"{kty}","n":"{n}"}}'.format(**members)
-    kid = jwt.utils.base64url_encode(sha256(text.encode()).digest()).decode()
-    return SigningKey(private, public, kid)
-
-
-def _required_members(public: RSAPublicKey) -> dict[str, str]:
-    members: dict[str, Any] = RSAAlgorithm.to_jwk(public, as_dict=True)
-    return {name: members[name] for name in ("e", "kty", "n")}
-
-
-def signing_key() -> SigningKey:
-    """The key that signs now."""
-    return _load(settings.SIGNING_KEY)
-
-
-def published_keys() -> dict[str, list[dict[str, Any]]]:
-    """The JSON Web Key Set that others verify our tokens with."""
-    return {"keys": [signing_key().jwk]}
-
-
 class StrictBackend(TokenBackend):
     """Signs with a `kid` and a `typ`, and reads nothing that is not exactly what it would have written."""
 
@@ -146,14 +99,14 @@ class StrictBackend(TokenBackend):
             raise TokenBackendError("Token is invalid") from error
 
     def _public_key(self, token: Any) -> RSAPublicKey:
-        """Our key, if the header is one that we write: no crit, no key or address of a key inside."""
+        """One of our keys, if the header is one that we write: no crit, no key or address of a key inside."""
         if not isinstance(token, str) or not token.isascii() or len(token) > LONGEST_TOKEN:
             raise ValueError("no token of ours")
         header = jwt.get_unverified_header(token)
-        key = signing_key()
-        if header != {"alg": ALGORITHM, "kid": key.kid, "typ": self.typ}:
-            raise ValueError("not a header of ours")
-        return key.public
+        for key in verifying_keys():
+            if header == {"alg": ALGORITHM, "kid": key.kid, "typ": self.typ}:
+                return key.public
+        raise ValueError("not a header of ours")
 
 
 class OurToken(Token):
