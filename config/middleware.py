@@ -41,8 +41,12 @@ class RequestMiddleware:
         request.request_id = request.META.get("gatehouse.request_id") or f"req_{uuid4().hex}"  # type: ignore[attr-defined]
         request.address = request.META.get("gatehouse.address") or request.META.get("REMOTE_ADDR", "")  # type: ignore[attr-defined]
         request.actor = None  # type: ignore[attr-defined]
-        logs.request_id.set(request.request_id)  # type: ignore[attr-defined]
-        response = _in_our_shape(request, self.get_response(request))
+        marks = logs.request_id.set(request.request_id), logs.current_actor.set(None)  # type: ignore[attr-defined]
+        try:
+            response = _in_our_shape(request, self.get_response(request))
+        finally:
+            logs.request_id.reset(marks[0])
+            logs.current_actor.reset(marks[1])
         response.headers.setdefault("Content-Security-Policy", _policy(request.path))
         response.headers.setdefault("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
         if request.path.startswith(("/api/", ADMIN_PREFIX)):

@@ -32,6 +32,8 @@ TOOLS = Path(PYTHON).parent
 IS_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 CONNECT_SECONDS = 3
+LOOKS = (1, 2, 0)
+"""How many seconds to wait after each look that found nothing."""
 STATIC_SECONDS = 600
 PYTEST_SECONDS = 1000
 
@@ -53,8 +55,15 @@ class Service:
     address: str | None = None
 
     def look(self) -> None:
-        """Find the service, at the address of its variable if that is set, and say so."""
-        self.address = self.find(os.environ.get(self.variable))
+        """Find the service, at the address of its variable if that is set, and say so.
+
+        A busy machine may leave one question unanswered, so it is asked again.
+        """
+        for pause in LOOKS:
+            self.address = self.find(os.environ.get(self.variable))
+            if self.address:
+                break
+            time.sleep(pause)
         print(f"{self.name}: {'found' if self.address else 'not found'}", flush=True)
 
 

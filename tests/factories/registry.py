@@ -19,6 +19,15 @@ class ServerFactory(DjangoModelFactory[Server]):
     url = factory.LazyAttribute(lambda server: f"https://{server.slug}.example/mcp")
 
 
+def _kept(credential: Credential) -> object:
+    """The id of a sealed secret in the organisation of the credential's server."""
+    from apps.core.actor import system_actor
+    from apps.secrets import services as secrets
+
+    actor = system_actor(credential.server.organization_id)
+    return secrets.keep(actor, purpose=f"server:{credential.server.slug}", plain="a secret of the factory").id
+
+
 class CredentialFactory(DjangoModelFactory[Credential]):
     """A bearer token of a server."""
 
@@ -28,7 +37,7 @@ class CredentialFactory(DjangoModelFactory[Credential]):
     organization = factory.SelfAttribute("server.organization")
     server = factory.SubFactory(ServerFactory)
     kind = "bearer"
-    secret_id = factory.LazyAttribute(lambda credential: _kept(credential))
+    secret_id = factory.LazyAttribute(_kept)
 
 
 class CapabilityFactory(DjangoModelFactory[Capability]):
@@ -73,12 +82,3 @@ class DiscoveryFactory(DjangoModelFactory[Discovery]):
     protocol_version = "2026-07-28"
     added = factory.LazyFunction(lambda: [{"kind": "tool", "name": "echo"}])
     total = 1
-
-
-def _kept(credential: Credential) -> object:
-    """The id of a sealed secret in the organisation of the credential's server."""
-    from apps.core.actor import system_actor
-    from apps.secrets import services as secrets
-
-    actor = system_actor(credential.server.organization_id)
-    return secrets.keep(actor, purpose=f"server:{credential.server.slug}", plain="a secret of the factory").id
