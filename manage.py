@@ -29,7 +29,18 @@ def run() -> None:
 
         execute_from_command_line(sys.argv)
     except SettingsError as error:
+        if sys.argv[1:2] == ["doctor"]:
+            sys.exit(diagnose_settings(sys.argv[2:]))
         sys.exit(f"Gatehouse cannot start.\n{error}")
+
+
+def diagnose_settings(arguments: list[str]) -> int:
+    """What `doctor` can say while the settings keep Django from starting; the exit status."""
+    from config.doctor import as_json, as_text, examine
+
+    findings = examine()
+    print(as_json(findings) if "--json" in arguments else as_text(findings))
+    return 0 if all(each.ok for each in findings) else 1
 
 
 def hand_flags_to_settings(arguments: list[str]) -> None:

@@ -48,7 +48,7 @@ def resolve(command: Sequence[object]) -> tuple[str, ...]:
     if len(given) != len(command) or any(len(each) > LONGEST_ARGUMENT or _CONTROL.search(each) for each in given):
         raise _refused("Arguments are texts without line breaks or other control characters.")
     for entry in settings.STDIO_ALLOW:
-        if _matches(entry, given):
+        if matches(entry, given):
             return (_program(given[0]), *given[1:])
     raise _refused(NOT_LISTED)
 
@@ -64,7 +64,8 @@ def check_env(env: Mapping[str, object]) -> None:
             raise InvalidInput.for_field("env", f"The value of {name} must be a text without control characters.")
 
 
-def _matches(entry: str, command: Sequence[str]) -> bool:
+def matches(entry: str, command: Sequence[str]) -> bool:
+    """Whether an entry of the operator's list allows this command line."""
     patterns = _entry(entry)
     if len(patterns) != len(command) or patterns[0] != command[0]:
         return False

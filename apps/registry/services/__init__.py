@@ -25,6 +25,7 @@ from apps.registry.services.discovery import (
     register_and_discover,
     start_discovery,
 )
+from apps.registry.services.operators import ServerState, list_server_states, unused_allowances
 from apps.registry.services.routes import (
     Catalogue,
     CatalogueTool,
@@ -52,6 +53,7 @@ __all__ = [
     "Hello",
     "HttpRefusal",
     "ServerRoute",
+    "ServerState",
     "Step",
     "Unavailable",
     "Upstream",
@@ -77,6 +79,7 @@ __all__ = [
     "list_checks",
     "list_credentials",
     "list_discoveries",
+    "list_server_states",
     "list_servers",
     "register_and_discover",
     "register_server",
@@ -87,6 +90,7 @@ __all__ = [
     "server_route",
     "start_discovery",
     "test_connection",
+    "unused_allowances",
     "update_capability",
     "update_server",
     "uptime_of",

@@ -1,0 +1,1 @@
+"""What operators type: doctor, connect, support bundles, health."""
