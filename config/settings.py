@@ -2,11 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from apps.core.keyfiles import KeyFile, KeyFileMapping, parse_sealing_keys
 from config.env import BASE_DIR, env
 
 ENV = env()
@@ -137,12 +139,15 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
-SEALING_KEYS = ENV.sealing_keys
 KEY_PEPPERS = {1: ENV.key_pepper}
 JOURNAL_KEY = ENV.journal_key
 SIGNING_KEY = ENV.signing_key
 # Where the keys lie that a command may rotate while we run; None: they were given, and change with a restart.
 SIGNING_KEY_FILE: Path | None = ENV.kept.get("GATEHOUSE_SIGNING_KEY")
+_sealing_keys_file = ENV.kept.get("GATEHOUSE_SEALING_KEYS")
+SEALING_KEYS: Mapping[int, bytes] = (
+    KeyFileMapping(KeyFile(_sealing_keys_file, parse_sealing_keys)) if _sealing_keys_file else ENV.sealing_keys
+)
 ACCESS_TOKEN_LIFETIME = timedelta(minutes=15)
 REFRESH_TOKEN_LIFETIME = timedelta(days=7)
 TOKEN_LEEWAY_SECONDS = 0

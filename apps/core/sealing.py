@@ -20,10 +20,10 @@ def seal(plain: str, *, organization_id: UUID | None, record_id: UUID, field: st
 
     Returns `v1.<key number>.<base64 of nonce and ciphertext>`.
     """
-    number = max(_keys())
+    number = newest_key()
     nonce = os.urandom(_NONCE_BYTES)
     sealed = AESGCM(_keys()[number]).encrypt(nonce, plain.encode(), _place(organization_id, record_id, field))
-    return f"{_VERSION}.{number}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+    return f"{mark_of(number)}{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
 
 def unseal(sealed: str, *, organization_id: UUID | None, record_id: UUID, field: str) -> str:
@@ -41,6 +41,22 @@ def unseal(sealed: str, *, organization_id: UUID | None, record_id: UUID, field:
             "A sealed value cannot be opened here: its key is missing, or it was changed. Enter it again."
         ) from error
     return opened.decode()
+
+
+def newest_key() -> int:
+    """The number of the key that seals now."""
+    return max(_keys())
+
+
+def mark_of(number: int) -> str:
+    """How every value begins that this key sealed."""
+    return f"{_VERSION}.{number}."
+
+
+def key_number(sealed: str) -> int:
+    """The number of the key that sealed this value; -1 for what is no sealed value."""
+    parts = sealed.split(".")
+    return int(parts[1]) if parts[0] == _VERSION and parts[1:] and parts[1].isdecimal() else -1
 
 
 def _place(organization_id: UUID | None, record_id: UUID, field: str) -> bytes:

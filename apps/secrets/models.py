@@ -1,10 +1,22 @@
 """Secrets: sealed values that are written and used, never shown."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from django.db import models
+from django.db.models import Q
 
 from apps.core.models import Record
+from apps.core.sealing import mark_of
+
+SEALED = "sealed"
+
+
+def _is_under(numbers: Iterable[int]) -> Q:
+    under = Q(pk__in=[])
+    for number in numbers:
+        under |= Q(value__startswith=mark_of(number))
+    return under
 
 
 class SecretQuerySet(models.QuerySet["Secret"]):
@@ -14,13 +26,21 @@ class SecretQuerySet(models.QuerySet["Secret"]):
         """Only the secrets of this organisation; none where no organisation is named."""
         return self.filter(organization_id=organization_id) if organization_id else self.none()
 
+    def sealed_under(self, numbers: Iterable[int]) -> "SecretQuerySet":
+        """Those whose value lies here and was sealed by one of these keys."""
+        return self.filter(_is_under(numbers), store_name=SEALED)
+
+    def sealed_elsewise(self, numbers: Iterable[int]) -> "SecretQuerySet":
+        """Those whose value lies here and was sealed by none of these keys."""
+        return self.filter(store_name=SEALED).exclude(_is_under(numbers))
+
 
 class Secret(Record):
     """A value sealed in its place: organisation, row and field are part of the seal."""
 
     organization_id = models.UUIDField(db_index=True)
     purpose = models.CharField(max_length=200, help_text="What it is for: server:weather.")
-    store_name = models.CharField(max_length=20, default="sealed", help_text="The store that holds the value.")
+    store_name = models.CharField(max_length=20, default=SEALED, help_text="The store that holds the value.")
     value = models.TextField(editable=False, help_text="The sealed value, or the store's reference to it.")
 
     objects = SecretQuerySet.as_manager()
@@ -30,3 +50,13 @@ class Secret(Record):
 
     def __str__(self) -> str:
         return self.purpose
+
+
+class KeyProbe(models.Model):
+    """A known text under one of the sealing keys: it tells a wrong key before a secret is needed."""
+
+    number = models.PositiveIntegerField(primary_key=True, help_text="The number of the key.")
+    value = models.TextField(editable=False)
+
+    def __str__(self) -> str:
+        return f"sealing key {self.number}"

@@ -26,6 +26,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from apps.core.errors import ServiceError
+from apps.secrets import services as secrets
 from config.env import BASE_DIR
 from config.management.commands.demo import Demo, make_demo
 
@@ -58,6 +60,7 @@ class Command(BaseCommand):
             held.enter_context(only_one(settings.DATA_DIR))
             listener = held.enter_context(listening(settings.ENV.host, settings.ENV.port))
             migrate()
+            check_keys()
             demo = None if options["no_demo"] else make_demo()
             with contextlib.suppress(KeyboardInterrupt):
                 self.serve(listener, demo)
@@ -135,6 +138,14 @@ def migrate() -> None:
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         call_command("migrate", interactive=False, verbosity=0)
+
+
+def check_keys() -> None:
+    """Refuse to start with keys that cannot open what the database holds: it would fail at the first use."""
+    try:
+        secrets.check_sealing_keys()
+    except ServiceError as error:
+        raise CommandError(f"Gatehouse cannot start.\n{error.message}") from error
 
 
 def web_server(background: Any) -> Any:

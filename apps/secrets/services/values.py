@@ -1,8 +1,4 @@
-"""The verbs of secrets: keep, open, replace, forget.
-
-They ask for no permission of their own: a secret always belongs to something, and whoever changes that thing has been
-asked for its permission. No door shows a secret; `open_secret` is for the code that is about to use the value.
-"""
+"""Secrets themselves: keep, open, replace, forget."""
 
 from uuid import UUID
 
@@ -14,9 +10,8 @@ from apps.core.errors import InvalidInput, NotFound
 from apps.core.ids import new_id
 from apps.core.loader import backend
 from apps.secrets.backends.base import SecretStore
-from apps.secrets.models import Secret
+from apps.secrets.models import SEALED, Secret
 
-DEFAULT_STORE = "sealed"
 LONGEST_BYTES = 65_536
 
 
@@ -25,7 +20,7 @@ def keep(actor: Actor, *, purpose: str, plain: str) -> Secret:
     if actor.organization_id is None:
         raise InvalidInput("A secret belongs to an organisation. Name one.")
     _check(plain)
-    secret = Secret(id=new_id(), organization_id=actor.organization_id, purpose=purpose, store_name=DEFAULT_STORE)
+    secret = Secret(id=new_id(), organization_id=actor.organization_id, purpose=purpose, store_name=SEALED)
     secret.value = _store(secret).put(plain, organization_id=secret.organization_id, secret_id=secret.id)
     with transaction.atomic():
         secret.store()
