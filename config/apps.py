@@ -1,5 +1,10 @@
+import time
+
 from django.apps import AppConfig
 from django.contrib.admin.apps import AdminConfig
+
+STARTED = time.monotonic()
+"""When this process began, on its own clock."""
 
 
 class ConfigConfig(AppConfig):

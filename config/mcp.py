@@ -68,7 +68,7 @@ def platform_health(actor: Actor) -> HealthOut:
 
     Use it when a tool fails, to see whether the cause is known. It changes nothing.
     """
-    from config.urls import collect_checks
+    from config.health import collect_checks
 
     checks = collect_checks()
     return HealthOut(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
 
 import orjson
 from django.conf import settings
@@ -83,6 +84,11 @@ async def running() -> AsyncIterator[None]:
             yield
         finally:
             del _apps[loop], _sessions[loop]
+
+
+def count_sessions(organization_id: UUID | None) -> int:
+    """How many sessions this process holds open for an organisation, or for all; any thread may ask."""
+    return sum(sessions.count(organization_id) for sessions in list(_sessions.values()))
 
 
 async def _actor_of(ctx: ServerRequestContext[Any, Any]) -> Actor:

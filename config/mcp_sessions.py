@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from apps.core.actor import Actor
 
@@ -52,6 +53,12 @@ class Sessions:
             del mine[session_id]
         if not mine:
             self._held.pop(actor.organization_id, None)
+
+    def count(self, organization_id: UUID | None) -> int:
+        """How many are open in an organisation, or in all of them; any thread may ask."""
+        if organization_id is not None:
+            return len(self._held.get(organization_id, ()))
+        return sum(len(mine) for mine in list(self._held.values()))
 
 
 def _caller(actor: Actor) -> str:

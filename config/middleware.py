@@ -81,12 +81,13 @@ class StaffMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Serve one request."""
         if request.path.startswith(ADMIN_PREFIX) and isinstance(request.user, AbstractBaseUser):
-            request.actor = _staff_actor(request, request.user)  # type: ignore[attr-defined]
+            request.actor = staff_actor(request, request.user)  # type: ignore[attr-defined]
             logs.current_actor.set(request.actor)  # type: ignore[attr-defined]
         return self.get_response(request)
 
 
-def _staff_actor(request: HttpRequest, user: Any) -> Actor | None:
+def staff_actor(request: HttpRequest, user: Any) -> Actor | None:
+    """Who is signed in, in the organisation that the session chose and whose control room opens for them."""
     from apps.auth import services as auth
 
     address: str = request.address  # type: ignore[attr-defined]

@@ -2,76 +2,17 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
-from django.apps import apps as installed
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import include, path
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
 
 from apps.core.errors import Malformed, NotFound, NotPermitted, ServiceError
-from apps.core.schemas import Check
-from config import rest
-
-
-def live(request: HttpRequest) -> HttpResponse:
-    """Whether the process runs; touches nothing."""
-    return JsonResponse({"status": "alive"})
-
-
-def ready(request: HttpRequest) -> HttpResponse:
-    """Whether this process may take traffic: its database answers."""
-    checks = [_database()]
-    return _health_answer(checks, good="ready", bad="not ready")
-
-
-def health(request: HttpRequest) -> HttpResponse:
-    """Whether everything that we depend on works, and which part does not."""
-    return _health_answer(collect_checks(), good="healthy", bad="unhealthy")
-
-
-def collect_checks() -> list[Check]:
-    """The database's check and those of every app that has a `health` room."""
-    checks = [_database(), _cache()]
-    for config in installed.get_app_configs():
-        if config.name.startswith("apps.") and find_spec(f"{config.name}.health"):
-            checks.extend(import_module(f"{config.name}.health").check())
-    return checks
-
-
-def _health_answer(checks: list[Check], *, good: str, bad: str) -> HttpResponse:
-    well = all(check.ok for check in checks)
-    body = {
-        "status": good if well else bad,
-        "checks": {check.name: {"ok": check.ok, "message": check.message} for check in checks},
-    }
-    return JsonResponse(body, status=200 if well else 503)
-
-
-def _database() -> Check:
-    from django.db import DatabaseError, connection
-
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseError:
-        return Check("database", ok=False, message="The database does not answer.")
-    return Check("database", ok=True)
-
-
-def _cache() -> Check:
-    from django.core.cache import cache
-
-    try:
-        cache.set("gatehouse:health", 1, 5)
-    except Exception:  # each cache backend raises errors of its own
-        return Check("cache", ok=False, message="The cache does not answer; work goes on without it.")
-    return Check("cache", ok=True)
+from config import health, rest
 
 
 def home(request: HttpRequest) -> HttpResponse:
@@ -126,9 +67,10 @@ _redoc = SpectacularRedocView.as_view(url_name="openapi", template_name="redoc.h
 
 urlpatterns = [
     path("", home),
-    path("live", live),
-    path("ready", ready),
-    path("health", health),
+    path("live", health.live),
+    path("ready", health.ready),
+    path("health", health.health),
+    path("health/detailed", health.detailed),
     path("admin/", admin.site.urls),
     path("api/openapi.json", _schema, name="openapi"),
     path("docs", _swagger),

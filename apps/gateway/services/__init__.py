@@ -9,14 +9,16 @@ from apps.gateway.services.catalogue import (
     list_tools,
     tools_for,
 )
-from apps.gateway.services.pool import close_upstreams, upstreams
+from apps.gateway.services.pool import OpenLinks, close_upstreams, count_open, upstreams
 from apps.gateway.services.search import fetch_tool, search_tools
 
 __all__ = [
+    "OpenLinks",
     "ToolList",
     "UnknownTool",
     "call_tool",
     "close_upstreams",
+    "count_open",
     "fetch_tool",
     "forget_snapshots",
     "input_schema",

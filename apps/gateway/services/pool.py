@@ -59,6 +59,14 @@ class Link:
     closing: "asyncio.Task[None] | None" = None
 
 
+@dataclass(frozen=True, slots=True)
+class OpenLinks:
+    """How many links to servers are open, and how many stdio children run."""
+
+    upstreams: int
+    children: int
+
+
 class Way:
     """All that this process holds about one server."""
 
@@ -154,6 +162,13 @@ class Upstreams:
     def children(self) -> int:
         """How many stdio processes run, or start, or end."""
         return len(self._children)
+
+    def count(self, organization_id: UUID | None) -> "OpenLinks":
+        """What is open for an organisation, or for all of them; any thread may ask."""
+        links = [link for way in list(self._ways.values()) for link in list(way.links.values())]
+        mine = [link for link in links if organization_id in (None, link.organization_id)]
+        children = [link for link in list(self._children) if organization_id in (None, link.organization_id)]
+        return OpenLinks(len(mine), len(children))
 
     # -- one call
 
@@ -394,6 +409,12 @@ def upstreams() -> Upstreams:
             del _upstreams[old]
         found = _upstreams[loop] = Upstreams()
     return found
+
+
+def count_open(organization_id: UUID | None) -> OpenLinks:
+    """What this process holds open for an organisation, or for all of them; any thread may ask."""
+    counts = [found.count(organization_id) for found in list(_upstreams.values())]
+    return OpenLinks(sum(each.upstreams for each in counts), sum(each.children for each in counts))
 
 
 async def close_upstreams() -> None:
