@@ -1,16 +1,19 @@
 """Secrets that are easy to find again: planted wherever the platform takes or makes one, then looked for everywhere."""
 
 import base64
+import contextlib
 import http.client
 import json
 import re
 import secrets
+import socket
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import psutil
 
@@ -26,7 +29,7 @@ class Canaries:
 
     def plant(self, name: str) -> str:
         """A new secret."""
-        return self.keep(name, f"Canary-{name}-{secrets.token_hex(12)}")
+        return self.keep(name, f"Canary-{re.sub('[^A-Za-z0-9]+', '-', name)}-{secrets.token_hex(12)}")
 
     def keep(self, name: str, value: str, *, answer: "Seen | None" = None) -> str:
         """A secret that the platform made; `answer` is where it was shown, once."""
@@ -75,6 +78,11 @@ class Seen:
     def text(self) -> str:
         """The body as text."""
         return self.body.decode("utf-8", "replace")
+
+    @property
+    def shown(self) -> bytes:
+        """Headers and body, but for the cookie of one's own session, which is renewed with each visit."""
+        return re.sub(r"(?im)^set-cookie: sessionid=.*$", "", self.head).encode() + self.body
 
     def json(self) -> Any:
         """The body as JSON."""
@@ -171,10 +179,37 @@ def rows_of(url: str) -> Iterator[tuple[str, bytes]]:
                 yield f"the table {table}", row.encode()
 
 
-def redis_of(url: str) -> Iterator[tuple[str, bytes]]:
-    """Every key of a Redis, with what it holds."""
-    from redis import Redis
+class Wire:
+    """A wire to a service of others on which every byte is kept, in both directions."""
 
-    with Redis.from_url(url) as client:
-        for key in client.scan_iter():
-            yield f"the key {key!r}", key + (client.dump(key) or b"")
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.bytes = bytearray()
+        self._service = (parts.hostname or "127.0.0.1", parts.port or 0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        user = f"{parts.username or ''}:{parts.password or ''}@" if parts.username or parts.password else ""
+        self.url = urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{self._listener.getsockname()[1]}"))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no further connection."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:
+                return
+            service = socket.create_connection(self._service)
+            for ends in ((caller, service), (service, caller)):
+                threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while part := source.recv(65536):
+                self.bytes += part
+                target.sendall(part)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
