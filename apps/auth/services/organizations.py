@@ -44,12 +44,14 @@ def update_organization(
     }
     if set(changes) - {"name"}:
         actor.require_platform_admin()
+    if not changes:
+        return organization
     _refuse_id_as_slug(slug or "")
     for field, value in changes.items():
         setattr(organization, field, value)
     with transaction.atomic():
+        raise_revision(organization.id)  # before the row is saved: it takes the journal's chain first
         organization.store(update_fields=[*changes, "updated_at"])
-        raise_revision(organization.id)
         audit.record(
             actor, "organization.changed", f"organization:{organization.slug}", details={"fields": sorted(changes)}
         )
@@ -185,8 +187,9 @@ def _organization_to_staff(actor: Actor, organization_id: UUID) -> Organization:
 
 
 def _membership_to_change(actor: Actor, organization_id: UUID, membership_id: UUID) -> Membership:
-    """The membership, with its organisation locked: two owners must not remove each other at the same time."""
-    list(Organization.objects.select_for_update().filter(pk=organization_id))
+    """The membership, with the journal's chain held: two owners must not remove each other at the same time."""
+    get_organization(actor, organization_id=organization_id)
+    audit.hold_chain(organization_id)
     membership = get_member(actor, organization_id=organization_id, membership_id=membership_id)
     actor.require("member.write")
     _check_role(actor, membership.role)
