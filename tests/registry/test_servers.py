@@ -9,7 +9,7 @@ from apps.auth import services as auth
 from apps.core.errors import Conflict, InvalidInput, NotFound, NotPermitted
 from apps.core.schemas import PageQuery
 from apps.registry import services
-from apps.registry.models import Server
+from apps.registry.models import Capability, Server
 from apps.registry.schemas import ServerFilters
 from apps.secrets.models import Secret
 from tests.factories.registry import CapabilityFactory, HealthCheckFactory, ServerFactory
@@ -160,6 +160,22 @@ def test_another_name_leaves_the_approval(dora: Person, adam: Person) -> None:
 
     assert changed.is_approved
     assert (changed.name, changed.tags) == ("Sky", ["a"])
+
+
+def test_an_approval_taken_back_meanwhile_does_not_come_back_with_a_new_name(
+    dora: Person, adam: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = register(dora)
+    services.approve_server(adam.actor, server_id=server.id)
+    monkeypatch.setattr(
+        "apps.registry.services.servers._check_tags",
+        lambda tags: services.revoke_approval(adam.actor, server_id=server.id),
+    )
+
+    services.update_server(dora.actor, server_id=server.id, name="Sky")
+
+    server.refresh_from_db()
+    assert (server.name, server.is_approved) == ("Sky", False)
 
 
 def test_a_credential_does_not_follow_the_server_to_another_host(dora: Person) -> None:
@@ -400,6 +416,23 @@ def test_staff_decide_how_agents_see_a_tool(dora: Person, adam: Person) -> None:
     assert services.catalogue(dora.organization.id).tools[0].public_name == "weather__rm"
     services.update_capability(adam.actor, capability_id=tool.id, is_enabled=False)
     assert services.catalogue(dora.organization.id).tools == ()
+
+
+def test_a_definition_discovered_meanwhile_is_not_lost_to_a_decision_of_staff(
+    dora: Person, adam: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = register(dora)
+    tool = CapabilityFactory.create(server=server)
+    services.approve_server(adam.actor, server_id=server.id)
+    newer = Capability.objects.filter(pk=tool.pk)
+    monkeypatch.setattr(
+        "apps.registry.services.capabilities._check_scopes", lambda scopes: newer.update(digest="0" * 64)
+    )
+
+    services.update_capability(adam.actor, capability_id=tool.id, risk="high")
+
+    assert services.catalogue(dora.organization.id).tools == ()
+    assert (newer.get().risk, newer.get().digest) == ("high", "0" * 64)
 
 
 @pytest.mark.parametrize(

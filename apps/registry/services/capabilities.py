@@ -101,7 +101,8 @@ def update_capability(actor: Actor, *, capability_id: UUID, **changes: Any) -> C
         if "alias" in changes:
             _check_alias(capability)
             capability.public_name = capability.alias or _own_name(capability)
-        capability.store()
+        # Only what staff decide is saved: a discovery may have brought another definition meanwhile.
+        capability.store(update_fields=[*changes, "public_name", "updated_at"])
         audit.record(actor, "capability.updated", _subject(capability), details=changes)
         auth.raise_revision(capability.organization_id)
     return capability

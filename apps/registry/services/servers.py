@@ -26,6 +26,7 @@ _CHANGEABLE = frozenset({
 })  # fmt: skip
 _FIXED = frozenset({"slug", "transport"})
 _REACHED_BY = ("url", "command", "env")
+_LEARNT = ("approved_at", "approved_by", "protocol_version", "checked_at")
 
 
 def register_server(
@@ -89,10 +90,13 @@ def update_server(actor: Actor, *, server_id: UUID, **changes: Any) -> Server:
         setattr(server, field, value)
     _check_reach(server)
     _check_tags(server.tags)
+    # Only what changes is saved: an approval that somebody takes back meanwhile must not come back with a new name.
+    touched = {*changes, "updated_at"}
     with transaction.atomic():
         if any(field in changes for field in _REACHED_BY):
             _become_unknown(actor, server)
-        server.store()
+            touched.update(_LEARNT)
+        server.store(update_fields=touched)
         if _origin(old_url) != _origin(server.url):
             _destroy_credentials(actor, server)
         audit.record(actor, "server.updated", server, details={"fields": sorted(changes), **_reach(server)})
