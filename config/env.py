@@ -15,7 +15,7 @@ from dataclasses import field as dataclass_field
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -273,6 +273,20 @@ def new_secret(name: str) -> str:
     """A fresh value for a variable that must be secret."""
     make = next(each["make"] for each in variables() if each["name"] == name)
     return str(make())
+
+
+def secret_texts() -> set[str]:
+    """Every secret of this installation's settings as it is written, and the passwords inside its addresses."""
+    given, texts = {**given_in_file(), **os.environ}, set[str]()
+    for name in SECRET_VARIABLES:
+        kept = env().data / "secrets" / name.lower()
+        text = _given_text(given, name) or (kept.read_text(encoding="utf-8") if kept.exists() else "")
+        parts = urlsplit(text) if name.endswith("_URL") else None
+        password = (parts.password or "") if parts else ""
+        values = text.split(",") if name == "GATEHOUSE_SEALING_KEYS" else [text]
+        texts.update({password, unquote(password), text, *values, *(each.partition(":")[2] for each in values)})
+        texts.update(line for line in text.splitlines() if not line.startswith("-----"))
+    return {text.strip() for text in texts if text.strip()}
 
 
 def read(given: Mapping[str, str]) -> Env:
