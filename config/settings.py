@@ -1,5 +1,6 @@
 """Django's settings; every value that differs between installations comes from env.py."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from apps.core.keyfiles import KeyFile, KeyFileMapping, parse_sealing_keys
-from config.env import BASE_DIR, env
+from config.env import BASE_DIR, SECRET_VARIABLES, env
 
 ENV = env()
 
@@ -180,6 +181,12 @@ EGRESS_ALLOW = frozenset(ENV.egress_allow)
 # The demo's server, installed with Gatehouse: the one stdio command that is allowed unasked. It tells the time.
 DEMO_COMMAND = [str(Path(sys.executable).parent / "mcp-server-time"), "--local-timezone", "UTC"]
 STDIO_ALLOW = (*ENV.stdio_allow, shlex.join(DEMO_COMMAND))
+# The keys and the embedded database belong to the user that a stdio server runs as.
+HIDDEN_FROM_CHILDREN = (
+    str(ENV.data),
+    str(BASE_DIR / ".env"),
+    *filter(None, (os.environ.get(f"{name}_FILE") for name in sorted(SECRET_VARIABLES))),
+)
 STDIO_MAX_PROCESSES = ENV.stdio_max_processes
 STDIO_IDLE_SECONDS = ENV.stdio_idle_seconds
 UPSTREAM_TIMEOUT_SECONDS = ENV.upstream_timeout_seconds

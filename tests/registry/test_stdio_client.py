@@ -98,6 +98,54 @@ def test_a_child_is_given_its_variables_and_nothing_else(stdio_command: list[str
     assert found["parent_environ_readable"] is False
 
 
+def test_a_child_finds_the_platforms_own_files_empty(stdio_command: list[str], settings: Any, tmp_path: Path) -> None:
+    """As root and as nobody: the same user owns the keys."""
+    folder, file = tmp_path / "data", tmp_path / "env"
+    (folder / "secrets").mkdir(parents=True)
+    (folder / "secrets" / "key").write_text("hunter2")
+    file.write_text("hunter2")
+    settings.HIDDEN_FROM_CHILDREN = (str(folder), str(file), str(tmp_path / "nothing"), "")
+
+    found = json.loads(
+        with_child(stdio_command, lambda up: call(up, "look", paths=[str(folder / "secrets" / "key"), str(file)]))
+    )
+
+    assert found == [None, ""]
+    assert (folder / "secrets" / "key").read_text() == file.read_text() == "hunter2"
+
+
+def test_without_root_the_child_finds_them_empty_too(tmp_path: Path) -> None:
+    system_python = "/usr/bin/python3"
+    if os.getuid() != 0 or not Path(system_python).exists():
+        pytest.skip("Needs root, to become somebody else, and a Python that everybody may run.")
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)
+    secret = tmp_path / "data" / "key"
+    secret.parent.mkdir()
+    secret.write_text("hunter2")
+    for path in (secret, secret.parent):
+        os.chown(path, 65534, 65534)
+        path.chmod(0o700)
+    launcher = (servers.PROJECT / "apps/registry/backends/launcher.py").read_text()
+    reads = f"import os\nprint(os.path.exists({str(secret)!r}))"
+    parent = textwrap.dedent(
+        f"""
+        import os, subprocess, sys
+        launcher, reads, hidden = sys.argv[1:]
+        child = ["{system_python}", "-I", "-S", "-", str(os.getpid()), hidden, "{system_python}", "-c", reads]
+        done = subprocess.run(child, input=launcher, capture_output=True, text=True)
+        print(os.path.exists("{secret}"), done.stdout)
+        """
+    )
+
+    done = subprocess.run(
+        [system_python, "-c", parent, launcher, reads, str(secret.parent)], user=65534, group=65534, extra_groups=[],
+        cwd="/", capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_without_root_the_child_cannot_read_the_parents_environment_either(tmp_path: Path) -> None:
     system_python = "/usr/bin/python3"
     if os.getuid() != 0 or not Path(system_python).exists():
@@ -111,7 +159,7 @@ def test_without_root_the_child_cannot_read_the_parents_environment_either(tmp_p
         def child(*launcher):
             command = [*launcher, "{system_python}", "-c", sys.argv[2]]
             return subprocess.run(command, input=sys.argv[1], capture_output=True, text=True).stdout.strip()
-        print(child(), child("{system_python}", "-I", "-S", "-", str(os.getpid())))
+        print(child(), child("{system_python}", "-I", "-S", "-", str(os.getpid()), ""))
         """
     )
     launcher = (servers.PROJECT / "apps/registry/backends/launcher.py").read_text()

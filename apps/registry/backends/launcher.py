@@ -1,6 +1,6 @@
 """Starts a stdio server with as little as possible of what this process may do; run as a script, never imported.
 
-    python -I -S launcher.py PARENT_PID PROGRAM [ARGUMENT …]
+    python -I -S launcher.py PARENT_PID HIDDEN PROGRAM [ARGUMENT …]
 
 It needs no code between fork and exec in the parent: it runs after exec, changes itself, and becomes the program.
 Files that were open are closed, new files are private, there are no core dumps, no new privileges (set-uid programs
@@ -21,7 +21,11 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
+CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+MS_NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
+MS_BIND = 0x1000
+MS_PRIVATE_BELOW = 0x4000 | 0x40000
 HIGHEST_CAPABILITY = 63
 HIGHEST_FILE = 65_536
 NOT_STARTED = 127
@@ -50,6 +54,19 @@ def leave_user_namespace(libc: ctypes.CDLL) -> None:
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
 
 
+def hide(libc: ctypes.CDLL, paths: list[str], needed: list[str]) -> None:
+    """Put something empty over each path, for us alone; not over one that holds what we need to run."""
+    wanted = [Path(path).resolve() for path in paths if path and Path(path).exists()]
+    wanted = [path for path in wanted if not any(Path(each).resolve().is_relative_to(path) for each in needed)]
+    if not wanted or libc.unshare(CLONE_NEWNS) != 0 or libc.mount(None, b"/", None, MS_PRIVATE_BELOW, None) != 0:
+        return  # without the last step the whole machine would see what is mounted next
+    for path in wanted:
+        if path.is_dir():
+            libc.mount(b"none", os.fsencode(path), b"tmpfs", MS_NOSUID_NODEV_NOEXEC, b"size=4k,mode=000")
+        else:
+            libc.mount(b"/dev/null", os.fsencode(path), None, MS_BIND, None)
+
+
 def drop_privileges(libc: ctypes.CDLL) -> None:
     """No capability can be had any more, neither now nor through another program."""
     for capability in range(HIGHEST_CAPABILITY + 1):
@@ -59,7 +76,7 @@ def drop_privileges(libc: ctypes.CDLL) -> None:
 
 def main() -> None:
     """Change into what the child may be, and become it."""
-    parent, program, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[2:]
+    parent, hidden, program, arguments = int(sys.argv[1]), sys.argv[2].split("\n"), sys.argv[3], sys.argv[3:]
     close_files()
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -67,6 +84,7 @@ def main() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if os.getuid() != 0:
             leave_user_namespace(libc)
+        hide(libc, hidden, [program, str(Path.cwd())])
         drop_privileges(libc)
         # Last, because a change of credentials forgets it.
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

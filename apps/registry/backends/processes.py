@@ -10,9 +10,11 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
-ROUNDS = 3
+ROUNDS = 25
+ROUND_SECONDS = 0.02
 NOBODY = -1
 
 _living: dict[int, str] = {}
@@ -35,7 +37,7 @@ def signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def end_family(pid: int, home: str) -> None:
-    """Kill whatever is left of a child and its descendants, and remove its folder. Takes some milliseconds."""
+    """Kill whatever is left of a child and its descendants, see them gone, and remove its folder. Takes milliseconds."""
     for _ in range(ROUNDS):
         found = _family(pid, home)
         for member in found:
@@ -44,6 +46,7 @@ def end_family(pid: int, home: str) -> None:
             _reap(member, pid)
         if not found:
             break
+        time.sleep(ROUND_SECONDS)
     shutil.rmtree(home, ignore_errors=True)
 
 

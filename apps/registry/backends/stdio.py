@@ -147,7 +147,8 @@ class Stdio:
         environment = {"LANG": "C.UTF-8", **self._route.env, "HOME": self._home, "PATH": SEARCH_PATH}
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command,
+                sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "\n".join(settings.HIDDEN_FROM_CHILDREN),
+                *command,
                 stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=self._home, env=environment, start_new_session=True,
                 limit=CHUNK_BYTES,
             )  # fmt: skip
