@@ -30,6 +30,8 @@ INSTRUCTIONS = (
     " `search` finds tools by words and `fetch` shows one in full; `platform_health` tells what is out of order."
 )
 LIST_SECONDS = 5
+HERE = "127.0.0.1"
+"""From where somebody calls over standard input: this machine. A key that is bound to addresses has to allow it."""
 UNAVAILABLE = "gatehouse/unavailable"
 ERROR = "gatehouse/error"
 
@@ -166,10 +168,11 @@ async def serve_stdio(credential: str) -> None:
     from apps.core.threads import in_thread
 
     async def actor_of(_: ServerRequestContext[Any, Any]) -> Actor:
-        known = auth.known_actor(credential, surface="mcp", audience=settings.MCP_AUDIENCE)
+        audience: str = settings.MCP_AUDIENCE
+        known = auth.known_actor(credential, surface="mcp", audience=audience, address=HERE)
         if known is not None:
             return known
-        return await in_thread(auth.actor_from_bearer, credential, surface="mcp", audience=settings.MCP_AUDIENCE)
+        return await in_thread(auth.actor_from_bearer, credential, surface="mcp", audience=audience, address=HERE)
 
     server = build_server(actor_of, endpoint="stdio", is_checked=False)
     await server.run_stdio_async(show_banner=False)

@@ -200,6 +200,14 @@ class ApiKey(TenantRecord):
         blank=True,
         help_text='What of its owner\'s permissions the key may use, as "tool.*" or "tool.call:time__*". Empty: all.',
     )
+    allowed_addresses = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="From which networks the key may be used, as 10.0.0.0/8. Empty: from everywhere.",
+    )
+    successor = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, related_name="+", null=True, blank=True, editable=False
+    )
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)

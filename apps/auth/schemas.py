@@ -91,7 +91,21 @@ class KeyIn(In):
         examples=[["tool.*"]],
         description="What the key may do; empty: all you may.",
     )
+    allowed_addresses: list[Annotated[str, Field(max_length=50)]] = Field(
+        default_factory=list,
+        max_length=50,
+        examples=[["10.0.0.0/8", "203.0.113.7"]],
+        description="From which addresses or networks the key may be used; empty: from everywhere.",
+    )
     expires_at: AwareDatetime | None = None
+
+
+class RotateKeyIn(In):
+    """How to replace a key."""
+
+    overlap_seconds: int = Field(
+        86_400, ge=0, le=30 * 86_400, strict=True, description="How long the old key still opens beside the new one."
+    )
 
 
 class KeyOut(Out):
@@ -101,7 +115,9 @@ class KeyOut(Out):
     name: str
     prefix: str
     scopes: list[str]
+    allowed_addresses: list[str]
     user: UserRef
+    successor_id: UUID | None
     expires_at: AwareDatetime | None
     revoked_at: AwareDatetime | None
     last_used_at: AwareDatetime | None

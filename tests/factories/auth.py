@@ -64,7 +64,10 @@ class ApiKeyFactory(DjangoModelFactory[ApiKey]):
     def _create(cls, model_class: type[ApiKey], *args: Any, **fields: Any) -> ApiKey:
         organization, user = fields.pop("organization"), fields.pop("user")
         Membership.objects.get_or_create(organization=organization, user=user, defaults={"role": Role.DEVELOPER})
-        return services.create_key(system_actor(organization.id), user_id=user.id, **fields).key
+        successor = fields.pop("successor", None)
+        key = services.create_key(system_actor(organization.id), user_id=user.id, **fields).key
+        key.successor = successor
+        return key.store(update_fields=["successor"])
 
 
 class RefreshTokenFactory(DjangoModelFactory[RefreshToken]):

@@ -98,3 +98,31 @@ def test_an_admin_makes_a_key_for_an_agents_owner_but_not_for_more_than_they_may
 
     assert KEY.search(answer.text)
     assert key.user == dora.user
+
+
+def test_a_rotated_key_is_shown_once_and_coming_back_shows_nothing(alice):
+    client = enter(alice)
+    make_key(client, allowed_addresses="10.0.0.0/8, 127.0.0.1")
+    old = ApiKey.objects.get()
+    address = page_url(old).replace("change/", "do/rotate/")
+
+    asked = client.get(address)
+    answer = client.post(address, {"overlap_seconds": "3600"})
+    again = client.post(address, {"overlap_seconds": "3600"}, follow=True)
+
+    new = ApiKey.objects.exclude(pk=old.pk).get()
+    plain = KEY.search(answer.text)[0]
+    assert "The old key still works for" in asked.text
+    assert len(KEY.findall(answer.text)) == 1 and new.prefix[:-1] in plain
+    assert "no-store" in answer["Cache-Control"]
+    assert not KEY.search(again.text) and "has a successor already" in again.text
+    assert new.allowed_addresses == ["10.0.0.0/8", "127.0.0.1/32"]
+    page = client.get(page_url(old)).text
+    assert plain not in page and new.prefix in page and "10.0.0.0/8" in page
+
+
+def test_a_network_that_is_none_is_refused_on_its_field(alice):
+    answer, _ = make_key(enter(alice), allowed_addresses="10.0.0.1/8")
+
+    assert "is no network" in answer.text
+    assert not ApiKey.objects.exists()

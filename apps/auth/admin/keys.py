@@ -11,8 +11,10 @@ from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.safestring import SafeString
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from apps.auth import services
 from apps.auth.admin.looks import key_state
@@ -33,6 +35,7 @@ from apps.core.staff import (
     reveal,
     words,
 )
+from apps.core.staff.admin import TemplateParts
 
 _ONCE = "key_forms"
 _FORMS_AT_ONCE = 10
@@ -46,11 +49,32 @@ class KeyForm(ServiceForm):
         required=False,
         help_text="What the key may do out of what its owner may: tool.read, tool.call:time__*. Empty: everything.",
     )
+    allowed_addresses = WordsField(
+        required=False,
+        help_text="From which addresses or networks the key may be used: 10.0.0.0/8. Empty: from everywhere.",
+    )
     once = forms.CharField(widget=forms.HiddenInput, required=False)
 
     class Meta:
         model = ApiKey
-        fields = ("name", "user", "scopes", "expires_at")
+        fields = ("name", "user", "scopes", "allowed_addresses", "expires_at")
+
+
+class RotateForm(forms.Form):
+    """How long the old key still opens."""
+
+    overlap_seconds = forms.TypedChoiceField(
+        label="The old key still works for",
+        choices=[(0, "no time at all"), (3600, "an hour"), (86_400, "a day"), (7 * 86_400, "a week")],
+        initial=86_400,
+        coerce=int,
+        widget=UnfoldAdminSelectWidget,
+    )
+
+
+def _may_be_rotated(key: ApiKey) -> bool:
+    is_usable = not key.revoked_at and (key.expires_at is None or key.expires_at > timezone.now())
+    return is_usable and (key.successor is None or key.successor.revoked_at is not None)
 
 
 @admin.register(ApiKey)
@@ -67,16 +91,26 @@ class ApiKeyAdmin(TenantAdmin):
     list_display = ("name_shown", "owner", "state", "prefix_shown", "scopes_shown", "used", "expires")
     list_display_links = ("name_shown",)
     list_filter = (("user", ScopedFilter),)
-    list_select_related = ("organization", "user")
+    list_select_related = ("organization", "user", "successor")
     search_fields = ("name", "user__email")
     search_help_text = "Search by name or owner"
     sortable_by = ()
     ordering = ("-id",)
-    add_fieldsets = ((None, {"fields": ("name", "user", "scopes", "expires_at", "once")}),)
+    add_fieldsets = ((None, {"fields": ("name", "user", "scopes", "allowed_addresses", "expires_at", "once")}),)
     fieldsets = (
-        (None, {"fields": ("name_shown", "owner", "prefix_shown", "scopes_shown", "expires", "used", "made")}),
-    )
-    readonly_fields = ("name_shown", "owner", "prefix_shown", "scopes_shown", "expires", "used", "made")
+        (
+            None,
+            {
+                "fields": (
+                    "name_shown", "owner", "prefix_shown", "scopes_shown", "addresses_shown", "expires", "used", "made",
+                    "replaced",
+                )
+            },
+        ),
+    )  # fmt: skip
+    readonly_fields = (
+        "name_shown", "owner", "prefix_shown", "scopes_shown", "addresses_shown", "expires", "used", "made", "replaced",
+    )  # fmt: skip
 
     def summary(self, row: ApiKey) -> Sequence[object]:
         """Whether it opens anything."""
@@ -107,6 +141,16 @@ class ApiKeyAdmin(TenantAdmin):
         """What it may do out of what its owner may."""
         return words(key.scopes) if key.scopes else badge("everything the owner may")
 
+    @column("Usable from")
+    def addresses_shown(self, key: ApiKey) -> SafeString:
+        """From where it may be used."""
+        return words(key.allowed_addresses) if key.allowed_addresses else badge("everywhere")
+
+    @column("Replaced by")
+    def replaced(self, key: ApiKey) -> SafeString | str:
+        """Its successor."""
+        return link("accounts_apikey", key.successor_id, key.successor.prefix) if key.successor else "nothing"
+
     @column("Last used")
     def used(self, key: ApiKey) -> SafeString:
         """When, and from where."""
@@ -130,6 +174,12 @@ class ApiKeyAdmin(TenantAdmin):
         """End it."""
         services.revoke_key(actor, key_id=key.pk)
         return f"{key} is revoked."
+
+    @deed("Rotate", permission="key.read", icon="autorenew", form=RotateForm, is_offered=_may_be_rotated)
+    def rotate(self, actor: Actor, key: ApiKey, form: forms.Form) -> TemplateParts:
+        """Show its successor, this once."""
+        new = services.rotate_key(actor, key_id=key.pk, **form.cleaned_data)
+        return TemplateParts("staff/new_key.html", {"title": "New API key", "plain": new.plain})
 
     # Making a key
 
@@ -170,6 +220,7 @@ class ApiKeyAdmin(TenantAdmin):
             scopes=values["scopes"],
             expires_at=values["expires_at"],
             user_id=values["user"].pk,
+            allowed_addresses=values["allowed_addresses"],
         )
         new.key.plain = new.plain  # type: ignore[attr-defined]
         return new.key

@@ -11,6 +11,7 @@ urlpatterns = [
     path("auth/me", sessions.Me.as_view()),
     path("auth/api-keys", keys.Keys.as_view()),
     path("auth/api-keys/<uuid:api_key_id>", keys.Key.as_view()),
+    path("auth/api-keys/<uuid:api_key_id>/rotate", keys.Rotation.as_view()),
     path("orgs", organizations.Organizations.as_view()),
     path("orgs/<uuid:organization_id>", organizations.Organization.as_view()),
     path("orgs/<uuid:organization_id>/members", organizations.Members.as_view()),

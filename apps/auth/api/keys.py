@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from apps.auth import services
 from apps.auth.api.door import PAGES, Door, nothing, show
-from apps.auth.schemas import KeyIn, KeyOut, KeyPageOut, NewKeyOut
+from apps.auth.schemas import KeyIn, KeyOut, KeyPageOut, NewKeyOut, RotateKeyIn
 
 TAGS = ["Keys"]
 
@@ -26,9 +26,7 @@ class Keys(Door):
     @extend_schema(operation_id="create_api_key", tags=TAGS, request=KeyIn, responses={201: NewKeyOut})
     def post(self, request: HttpRequest) -> Response:
         """Make a key of yours; its text is in this answer and never shown again."""
-        made = services.create_key(self.actor, **self.body(KeyIn).model_dump())
-        shown = KeyOut.model_validate(made.key).model_dump()
-        return show(NewKeyOut, {**shown, "key": made.plain}, status=201)
+        return _show_once(services.create_key(self.actor, **self.body(KeyIn).model_dump()))
 
 
 class Key(Door):
@@ -44,3 +42,18 @@ class Key(Door):
         """Revoke a key: it opens nothing any more, within a second everywhere."""
         services.revoke_key(self.actor, key_id=api_key_id)
         return nothing()
+
+
+class Rotation(Door):
+    """POST /auth/api-keys/{api_key_id}/rotate."""
+
+    @extend_schema(operation_id="rotate_api_key", tags=TAGS, request=RotateKeyIn, responses={201: NewKeyOut})
+    def post(self, request: HttpRequest, api_key_id: UUID) -> Response:
+        """Make a key's successor; its text is in this answer only. The old key ends after the overlap."""
+        given = self.body(RotateKeyIn)
+        return _show_once(services.rotate_key(self.actor, key_id=api_key_id, **given.model_dump()))
+
+
+def _show_once(made: services.NewKey) -> Response:
+    shown = KeyOut.model_validate(made.key).model_dump()
+    return show(NewKeyOut, {**shown, "key": made.plain}, status=201)

@@ -1,7 +1,7 @@
 """Every verb of people, organisations, keys and tokens."""
 
 from apps.auth.services.bearer import actor_from_bearer, known_actor
-from apps.auth.services.keys import NewKey, create_key, get_key, list_keys, revoke_key
+from apps.auth.services.keys import NewKey, create_key, get_key, list_keys, revoke_key, rotate_key
 from apps.auth.services.memory import raise_revision, read_revision
 from apps.auth.services.organizations import (
     add_member,
@@ -69,6 +69,7 @@ __all__ = [
     "refresh_tokens",
     "remove_member",
     "revoke_key",
+    "rotate_key",
     "rotate_signing_key",
     "set_password",
     "staff_organizations_of",

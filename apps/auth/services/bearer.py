@@ -10,6 +10,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from apps.auth.models import Organization, RefreshToken, User
+from apps.auth.services.addresses import check_address
 from apps.auth.services.keys import find_key, note_use
 from apps.auth.services.memory import FRESH_SECONDS, memory, memory_key
 from apps.auth.services.rights import key_actor, membership_of, user_actor
@@ -28,7 +29,7 @@ def known_actor(
     """The actor found for this credential within the last second; reads memory only, so that async code may call it."""
     if not credential.isascii() or not (organization or "").isascii():
         return None
-    actor = memory.recall(memory_key(credential, audience, organization))
+    actor = memory.recall(memory_key(credential, audience, organization, address))
     return _seen_at(actor, surface, address) if actor else None
 
 
@@ -38,7 +39,8 @@ def actor_from_bearer(
     """The actor of a key, or of an access token for this audience.
 
     `organization` is what X-Organization says: a slug or an id; a key, or a token that names one, must agree with it.
-    Raises NotAuthenticated, Malformed where they differ, NotFound where the user is no member.
+    Raises NotAuthenticated, Malformed where they differ, NotFound where the user is no member, NotPermitted where the
+    key may not be used from this address.
     """
     if not credential.isascii() or len(credential) > LONGEST_TOKEN:
         raise NotAuthenticated
@@ -53,7 +55,7 @@ def actor_from_bearer(
     else:
         actor, expires_at = _of_token(read_access_token(credential, audience=audience), surface, organization)
     until = began + min(FRESH_SECONDS, _seconds_until(expires_at))
-    memory.keep(memory_key(credential, audience, organization), actor, until=until)
+    memory.keep(memory_key(credential, audience, organization, address), actor, until=until)
     return _seen_at(actor, surface, address)
 
 
@@ -70,6 +72,7 @@ def _seconds_until(moment: datetime | None) -> float:
 def _of_key(credential: str, surface: Surface, organization: str | None, address: str) -> tuple[Actor, datetime | None]:
     key = find_key(credential)
     actor = key_actor(key, surface=surface)
+    check_address(address, key.allowed_addresses)
     _refuse_other(actor.organization_id, actor.organization_slug, organization)
     note_use(key, address=address)
     return actor, key.expires_at

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -20,11 +21,12 @@ from django.db.models import Q
 from django.utils import timezone
 
 from apps.audit import services as audit
-from apps.auth.models import ApiKey, ApiKeyQuerySet, Membership
+from apps.auth.models import ApiKey, ApiKeyQuerySet, Membership, User
+from apps.auth.services.addresses import check_within, checked_networks
 from apps.auth.services.memory import raise_revision
 from apps.auth.services.rights import check_covered, grants_of_role, grants_of_scopes, require_grants
 from apps.core.actor import Actor
-from apps.core.errors import InvalidInput, NotAuthenticated, NotFound
+from apps.core.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from apps.core.schemas import Page, PageQuery, page_of
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ CHECKSUM_LENGTH = 6
 MOST_SCOPES = 100
 LONGEST_SCOPE = 200
 USE_NOTED_EVERY = timedelta(minutes=1)
+USUAL_OVERLAP_SECONDS = 86_400
+LONGEST_OVERLAP_SECONDS = 30 * 86_400
 _SHAPE = re.compile(
     rf"gate_([0-9A-Za-z]{{{LOOKUP_LENGTH}}})_([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})"
 )
@@ -58,10 +62,12 @@ def create_key(
     scopes: Iterable[str] = (),
     expires_at: datetime | None = None,
     user_id: UUID | None = None,
+    allowed_addresses: Iterable[str] = (),
 ) -> NewKey:
     """Make a key of a member, by default of the actor's own; its text cannot be shown again.
 
-    Raises NotPermitted for a scope, or for rights of the owner, that the actor does not hold.
+    Raises NotPermitted for a scope, or for rights of the owner, that the actor does not hold, and for addresses from
+    which the actor's own key may not be used.
     """
     owner = user_id or actor.user_id
     actor.require("key.write" if owner and owner == actor.user_id else "key.manage")
@@ -71,18 +77,73 @@ def create_key(
     wanted = grants_of_scopes(kept) if kept else owned
     require_grants(actor, wanted)
     check_covered(wanted, owned)
+    networks = checked_networks(allowed_addresses)
+    _require_addresses(actor, networks)
     if expires_at and expires_at <= timezone.now():
         raise InvalidInput.for_field("expires_at", "Choose a moment in the future.")
+    return _store(
+        actor, organization_id=membership.organization_id, user=membership.user, name=name, scopes=kept,
+        expires_at=expires_at, allowed_addresses=networks,
+    )  # fmt: skip
+
+
+def rotate_key(actor: Actor, *, key_id: UUID, overlap_seconds: int = USUAL_OVERLAP_SECONDS) -> NewKey:
+    """Make the successor of a key, with its owner, scopes, addresses and lifetime; the old one ends after the overlap.
+
+    Raises Conflict for a key that opens nothing any more or has a successor, NotPermitted for one that can do more than
+    the actor.
+    """
+    old = get_key(actor, key_id=key_id)
+    actor.require("key.write" if old.user_id == actor.user_id else "key.manage")
+    if not 0 <= overlap_seconds <= LONGEST_OVERLAP_SECONDS:
+        raise InvalidInput.for_field("overlap_seconds", f"Choose between 0 and {LONGEST_OVERLAP_SECONDS} seconds.")
+    membership = _membership_of_owner(actor, old.user_id)
+    require_grants(actor, grants_of_scopes(old.scopes) if old.scopes else grants_of_role(membership.role))
+    _require_addresses(actor, old.allowed_addresses)
+    now = timezone.now()
+    before = _may_be_rotated(old, now)
+    ends_at = min(filter(None, (old.expires_at, now + timedelta(seconds=overlap_seconds))))
+    with transaction.atomic():
+        raise_revision(old.organization_id)  # before the rows: it takes the journal's chain first
+        new = _store(
+            actor, organization_id=old.organization_id, user=old.user, name=old.name, scopes=old.scopes,
+            expires_at=now + (before.expires_at - before.created_at) if before.expires_at else None,
+            allowed_addresses=old.allowed_addresses,
+        )  # fmt: skip
+        unchanged = ApiKey.objects.usable(now).filter(pk=old.pk, successor_id=old.successor_id)
+        if not unchanged.update(successor=new.key, expires_at=ends_at, updated_at=now):
+            raise Conflict("This key has changed meanwhile. Look at it again.")
+        audit.record(actor, "key.rotated", old, details={"successor": new.key.prefix, "ends_at": ends_at.isoformat()})
+    return new
+
+
+def _may_be_rotated(key: ApiKey, now: datetime) -> ApiKey:
+    """The key whose lifetime the successor gets: a rotation has shortened that of a key with a lost successor."""
+    if key.revoked_at or (key.expires_at and key.expires_at <= now):
+        raise Conflict("This key opens nothing any more. Create a new one.")
+    successor = key.successor
+    if successor and not successor.revoked_at:
+        raise Conflict("This key has a successor already. Rotate that one, or revoke it if its text was lost.")
+    return successor or key
+
+
+def _store(actor: Actor, *, user: User, **fields: Any) -> NewKey:
     lookup, secret = _random(LOOKUP_LENGTH), _random(SECRET_LENGTH)
     number = max(settings.KEY_PEPPERS)
-    key = ApiKey(
-        organization_id=membership.organization_id, user=membership.user, name=name, scopes=kept, expires_at=expires_at,
-        lookup=lookup, digest=_digest(lookup, secret, number), pepper_number=number,
-    )  # fmt: skip
+    digest = _digest(lookup, secret, number)
+    key = ApiKey(user=user, lookup=lookup, digest=digest, pepper_number=number, **fields)
+    said = {"scopes": key.scopes, "allowed_addresses": key.allowed_addresses, "owner": str(user)}
     with transaction.atomic():
         key.store()
-        audit.record(actor, "key.created", key, details={"scopes": kept, "owner": str(membership.user)})
+        audit.record(actor, "key.created", key, details=said)
     return NewKey(key, f"gate_{lookup}_{secret}{_checksum(lookup, secret)}")
+
+
+def _require_addresses(actor: Actor, networks: list[str]) -> None:
+    """A key that is bound to addresses gives away nothing that works elsewhere."""
+    maker = ApiKey.objects.for_org(actor.organization_id).filter(pk=actor.key_id).first() if actor.key_id else None
+    if maker:
+        check_within(networks, maker.allowed_addresses)
 
 
 def list_keys(actor: Actor, *, page: PageQuery) -> Page:
@@ -92,7 +153,7 @@ def list_keys(actor: Actor, *, page: PageQuery) -> Page:
 
 def get_key(actor: Actor, *, key_id: UUID) -> ApiKey:
     """One key that the actor may see; raises NotFound."""
-    key: ApiKey | None = _visible(actor).filter(pk=key_id).select_related("user").first()
+    key: ApiKey | None = _visible(actor).filter(pk=key_id).select_related("user", "successor").first()
     if key is None:
         raise NotFound("There is no such key.")
     return key
@@ -105,9 +166,9 @@ def revoke_key(actor: Actor, *, key_id: UUID) -> ApiKey:
     if key.revoked_at:
         return key
     with transaction.atomic():
+        raise_revision(key.organization_id)  # before the row: it takes the journal's chain first
         key.revoked_at = timezone.now()
         key.store(update_fields=["revoked_at", "updated_at"])
-        raise_revision(key.organization_id)
         audit.record(actor, "key.revoked", key)
     return key
 

@@ -17,7 +17,7 @@ FRESH_SECONDS = 0.9
 """How long an answer holds: a revocation is promised within a second, and re-reading takes a part of it."""
 LARGEST_MEMORY = 10_000
 
-Key = tuple[bytes, str, str]
+Key = tuple[bytes, str, str, str]
 
 
 class ActorMemory:
@@ -54,9 +54,9 @@ class ActorMemory:
 memory = ActorMemory()
 
 
-def memory_key(credential: str, audience: str, organization: str | None) -> Key:
-    """The key under which an actor is remembered."""
-    return hashlib.sha256(credential.encode()).digest(), audience, organization or ""
+def memory_key(credential: str, audience: str, organization: str | None, address: str) -> Key:
+    """The key under which an actor is remembered: what opened from one address was not asked from another."""
+    return hashlib.sha256(credential.encode()).digest(), audience, organization or "", address
 
 
 def raise_revision(organization_id: UUID | None) -> None:

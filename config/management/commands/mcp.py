@@ -30,12 +30,13 @@ class Command(BaseCommand):
     def handle(self, *_: Any, **__: Any) -> None:
         """Serve until the client is gone."""
         from apps.auth import services as auth
+        from config.mcp_server import HERE
 
         credential = settings.ENV.key
         if not credential:
             raise CommandError("Set GATEHOUSE_KEY to an API key; make one in the control room under Keys.")
         try:
-            auth.actor_from_bearer(credential, surface="mcp", audience=settings.MCP_AUDIENCE)
+            auth.actor_from_bearer(credential, surface="mcp", audience=settings.MCP_AUDIENCE, address=HERE)
         except ServiceError as error:
             raise CommandError(f"GATEHOUSE_KEY does not open anything: {error.message}") from error
         asyncio.run(_serve(credential))
