@@ -332,7 +332,7 @@ def _misspelt(given: Mapping[str, str]) -> list[str]:
     for name in sorted(set(given) - accepted):
         near = _near(name.upper(), known)
         if name.startswith("GATEHOUSE_") or near:
-            hint = f" Did you mean {near[0]}?" if near else " See docs/settings.md for the names that exist."
+            hint = f" Did you mean {near[0]}?" if near else " See docs/reference/settings.md for the names that exist."
             problems.append(f"{name}: there is no such setting.{hint}")
     return problems
 

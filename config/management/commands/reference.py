@@ -1,6 +1,7 @@
-"""`manage.py reference`: writes the tables of docs/ that come from the code."""
+"""`manage.py reference`: writes the tables of docs/reference/ that come from the code."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from apps.auth.models import ROLE_GRANTS
 from apps.core import errors
 from apps.core.actor import expand_grants
 from apps.core.loader import load
+from apps.core.toolbox import NativeTool
 from config.env import BASE_DIR, SECRET_VARIABLES, variables
 
-DOCS = BASE_DIR / "docs"
+DOCS = BASE_DIR / "docs" / "reference"
 _DOOR_ERRORS = (
     ("METHOD_NOT_ALLOWED", 405, "The address does not take this method."),
     ("UNSUPPORTED_MEDIA_TYPE", 415, "The body is of a type that the address does not read."),
@@ -28,7 +30,7 @@ _AGENT_SEES_HTTP = {"MALFORMED", "NOT_AUTHENTICATED", "TOO_LARGE", *(code for co
 class Command(BaseCommand):
     """Write the generated tables, or say which are out of date."""
 
-    help = "Write the tables of docs/ that are generated from the code."
+    help = "Write the tables of docs/reference/ that are generated from the code."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Whether to write or to compare."""
@@ -108,13 +110,83 @@ def permissions_table() -> Iterator[str]:
 
 
 def tools_table() -> Iterator[str]:
-    """Every native tool, with the permission that it needs."""
-    tools = [tool for path in settings.MCP_TOOLBOXES for tool in load(path).tools.values()]
+    """Every native tool in a line, then each with its arguments and its result."""
+    tools = sorted(native_tools(), key=lambda tool: tool.name)
     rows = [
-        (f"`{tool.name}`", " ".join(tool.definition["description"].split()), f"`{tool.permission}`")
-        for tool in sorted(tools, key=lambda tool: tool.name)
+        (f"`{tool.name}`", _description(tool), f"`{tool.permission}`", "" if tool.reads_only else "yes")
+        for tool in tools
     ]
-    return _table(("Tool", "What it tells a model", "Permission"), rows)
+    yield from _table(("Tool", "What it tells a model", "Permission", "Changes something"), rows)
+    for tool in tools:
+        yield from ("", f"## `{tool.name}`", "", f"{tool.definition['title']}. {_description(tool)}")
+        yield from _fields("Argument", tool.definition["inputSchema"])
+        yield from _fields("Result", tool.definition["outputSchema"])
+
+
+def native_tools() -> list[NativeTool]:
+    """The tools of every toolbox."""
+    return [tool for path in settings.MCP_TOOLBOXES for tool in load(path).tools.values()]
+
+
+def _description(tool: NativeTool) -> str:
+    return " ".join(tool.definition["description"].split())
+
+
+def _fields(heading: str, schema: dict[str, Any]) -> Iterator[str]:
+    """The fields of an object, those of objects inside it below them with dots."""
+    rows = list(_field_rows(schema, schema.get("$defs", {}), ""))
+    if not rows:
+        yield from ("", f"{heading}s: none.")
+        return
+    yield ""
+    yield from _table((heading, "Type", "Required", "Meaning"), rows)
+
+
+def _field_rows(schema: dict[str, Any], shapes: dict[str, Any], place: str) -> Iterator[tuple[str, str, str, str]]:
+    required = schema.get("required", [])
+    for name, field in schema.get("properties", {}).items():
+        yield (
+            f"`{place}{name}`", _type_of(field, shapes), "yes" if name in required else _default_of(field),
+            field.get("description", ""),
+        )  # fmt: skip
+        inner = _inner(field, shapes)
+        if inner:
+            yield from _field_rows(inner[0], shapes, f"{place}{name}{inner[1]}.")
+
+
+def _inner(field: dict[str, Any], shapes: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """The object that a field holds, or a list of which it holds; a shape that holds itself is not unfolded."""
+    mark = "[]" if field.get("type") == "array" else ""
+    shape = _resolved(field.get("items", {}) if mark else field, shapes)
+    return (shape, mark) if shape.get("properties") and "$ref" not in json.dumps(shape) else None
+
+
+def _resolved(field: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = shapes.get(field.get("$ref", "").rpartition("/")[2], field)
+    return found
+
+
+def _type_of(field: dict[str, Any], shapes: dict[str, Any]) -> str:
+    """A type with its limits, in words."""
+    if "anyOf" in field:
+        return " or ".join(_type_of(each, shapes) for each in field["anyOf"])
+    if field.get("type") == "array":
+        return f"list of {_type_of(field.get('items', {}), shapes)}"
+    shape = _resolved(field, shapes)
+    if "enum" in shape:
+        return " or ".join(f"`{each}`" for each in shape["enum"])
+    limits = [words.format(shape[name]) for name, words in _LIMITS.items() if name in shape]
+    return ", ".join([str(shape.get("type", "anything")), *limits])
+
+
+_LIMITS = {
+    "minimum": "at least {}", "maximum": "at most {}",
+    "minLength": "at least {} characters", "maxLength": "at most {} characters",
+}  # fmt: skip
+
+
+def _default_of(field: dict[str, Any]) -> str:
+    return f"default `{json.dumps(field['default'])}`" if "default" in field else ""
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
