@@ -37,7 +37,7 @@ def signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def end_family(pid: int, home: str) -> None:
-    """Kill whatever is left of a child and its descendants, see them gone, and remove its folder. Takes milliseconds."""
+    """Kill whatever is left of a child and its descendants, see them gone, remove its folder. Takes milliseconds."""
     for _ in range(ROUNDS):
         found = _family(pid, home)
         for member in found:
