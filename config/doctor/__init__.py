@@ -1,14 +1,15 @@
 """What `manage.py doctor` looks at, in the order in which one thing needs another."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from config.doctor.environment import examine_settings
-from config.doctor.findings import Finding, as_json, as_text
+from config.doctor.findings import Finding, as_json, as_text, manage
 
 __all__ = ["Finding", "as_json", "as_text", "examine", "examine_settings"]
 
-_NEED_SETTINGS = ("disk", "database", "migrations", "cache", "broker", "worker", "servers", "allowlists")
-_NEED_DATABASE = ("migrations", "clock", "worker", "servers", "allowlists")
+_NEED_TABLES = ("sealing keys", "worker", "servers", "allowlists")
+_NEED_DATABASE = ("migrations", "clock", *_NEED_TABLES)
+_NEED_SETTINGS = ("disk", "cache", "broker", "database", *_NEED_DATABASE)
 
 
 def examine(*, check: bool = False) -> list[Finding]:
@@ -18,33 +19,39 @@ def examine(*, check: bool = False) -> list[Finding]:
         return [*findings, *_skipped(_NEED_SETTINGS, "needs the settings")]
     from config.doctor import parts
 
-    findings += [_guarded("disk", parts.examine_disk), parts.examine_cache(), parts.examine_broker()]
-    database = parts.examine_database()
-    findings.append(database)
-    if not database.ok:
+    findings += _guarded("disk", parts.examine_disk)
+    findings += _guarded("cache", parts.examine_cache)
+    findings += _guarded("broker", parts.examine_broker)
+    database = _guarded("database", parts.examine_database)
+    findings += database
+    if not database[0].ok:
         return [*findings, *_skipped(_NEED_DATABASE, "needs the database")]
-    migrations = parts.examine_migrations()
-    findings += [migrations, parts.examine_clock()]
-    if not migrations.ok:
-        return [*findings, *_skipped(_NEED_DATABASE[2:], "needs the migrations")]
+    migrations = _guarded("migrations", parts.examine_migrations)
+    findings += [*migrations, *_guarded("clock", parts.examine_clock)]
+    if not migrations[0].ok:
+        return [*findings, *_skipped(_NEED_TABLES, "needs the migrations")]
     return [*findings, *_rows(check=check)]
 
 
-def _rows(*, check: bool) -> Iterable[Finding]:
+def _rows(*, check: bool) -> Iterator[Finding]:
     from config.doctor import parts, upstreams
 
     if check:
         upstreams.check_now()
-    yield from parts.examine_schedule()
-    yield from upstreams.examine_servers()
-    yield from upstreams.examine_lists()
+    yield from _guarded("sealing keys", parts.examine_sealing_keys)
+    yield from _guarded("worker", parts.examine_schedule)
+    yield from _guarded("servers", upstreams.examine_servers)
+    yield from _guarded("allowlists", upstreams.examine_lists)
 
 
-def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
+def _guarded(what: str, look: Callable[[], Finding | Iterator[Finding]]) -> list[Finding]:
+    """What an examination finds; one that fails is itself a finding, and hides none of the others."""
     try:
-        return look()
-    except OSError as error:
-        return Finding(what, "wrong", f"It cannot be looked at: {error.strerror}.", "export GATEHOUSE_DATA=/A/FOLDER")
+        found = look()
+        return [found] if isinstance(found, Finding) else list(found)
+    except Exception as error:
+        why = f"Looking at it failed: {type(error).__name__}. This shows more."
+        return [Finding(what, "wrong", why, manage("check", "--traceback"))]
 
 
 def _skipped(names: Sequence[str], why: str) -> list[Finding]:

@@ -1,6 +1,7 @@
 """The parts that the platform stands on: database, migrations, cache, broker, worker and schedule, disk, clock."""
 
 import fcntl
+import os
 import shlex
 import shutil
 import time
@@ -15,7 +16,9 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from apps.jobs import services as jobs
+from apps.secrets import services as secrets
 from config.doctor.findings import Finding, drop_variable, manage, set_variable
+from config.env import given_in_file
 
 HEARTBEAT = "jobs.requeue"
 SILENT_SECONDS = 90.0
@@ -98,6 +101,18 @@ def judge_clock(apart_seconds: float) -> Finding:
         why = f"The database's clock is {apart_seconds:+.1f} s from this machine's."
         return Finding("clock", "wrong", why, "sudo timedatectl set-ntp true")
     return Finding("clock", "ok", f"{apart_seconds:+.2f} s from the database's")
+
+
+def examine_sealing_keys() -> Finding:
+    """Whether they open what the database holds."""
+    faults = secrets.find_sealing_faults()
+    if not faults:
+        return Finding("sealing keys", "ok", "they open what is sealed")
+    kept = settings.DATA_DIR / "secrets" / "gatehouse_sealing_keys"
+    is_given = bool(os.environ.get("GATEHOUSE_SEALING_KEYS") or given_in_file().get("GATEHOUSE_SEALING_KEYS"))
+    restore = f"cp BACKUP/{kept.name} {shlex.quote(str(kept))}"
+    cure = drop_variable("GATEHOUSE_SEALING_KEYS") if is_given and kept.exists() else restore
+    return Finding("sealing keys", "wrong", " ".join(faults), cure)
 
 
 # Cache, broker -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,9 @@ FAULTS = {
     ),
     "a data folder that is none": Fault("setting GATEHOUSE_DATA", "cannot be used", {"GATEHOUSE_DATA": "/dev/null/d"}),
     "secrets that others may read": Fault("secret files", "may be read by others"),
+    "keys that seal something else": Fault(
+        "sealing keys", "not the one that sealed", {"GATEHOUSE_SEALING_KEYS": f"1:{b64encode(bytes(32)).decode()}"}
+    ),
     "a cache that is down": Fault("cache", "Nothing of use answers", {"REDIS_URL": "redis://127.0.0.1:1/0"}),
     "a broker that is down": Fault("broker", "Nothing of use answers", {"BROKER_URL": "amqp://u:hidden@127.0.0.1:1//"}),
     "schedules switched off": Fault("schedules", "Switched off: ", code=OFF),
@@ -124,8 +128,8 @@ def test_nothing_is_wrong_with_a_fresh_platform(platform):
 
     assert (wrong(findings), status) == ([], 0)
     assert {each["what"] for each in findings} == {
-        *("settings", "secret files", "disk", "cache", "broker", "database", "migrations", "clock", "worker"),
-        *("schedules", "jobs", "server demo/time", "egress allowlist", "stdio allowlist"),
+        *("settings", "secret files", "disk", "cache", "broker", "database", "migrations", "clock"),
+        *("sealing keys", "worker", "schedules", "jobs", "server demo/time", "egress allowlist", "stdio allowlist"),
     }
 
 
@@ -252,6 +256,17 @@ def test_clocks_may_not_be_far_apart(apart, state):
     from config.doctor import parts
 
     assert parts.judge_clock(apart).state == state
+
+
+def test_an_examination_that_fails_hides_none_of_the_others():
+    from config import doctor
+
+    def fail():
+        raise RuntimeError("with a secret in it")
+
+    found = doctor._guarded("disk", fail)
+    assert (found[0].state, "secret" in found[0].why) == ("wrong", False)
+    assert found[0].cure.endswith("manage.py check --traceback")
 
 
 def test_a_full_disk_is_named(monkeypatch):
