@@ -72,9 +72,11 @@ def logout(actor: Actor | None, *, refresh: str, address: str = "") -> None:
     row = RefreshToken.objects.filter(token_id=claims.jti).select_related("user").first()
     if row is None or (actor and actor.user_id != row.user_id):
         raise NotAuthenticated(ENDED)
+    asking = actor or _plain_actor(row, address)
     with transaction.atomic():
+        audit.hold_chain(asking.organization_id)  # before the tokens, like whoever takes a right away
         if RefreshToken.objects.of_family(row.family_id).end():
-            audit.record(actor or _plain_actor(row, address), "session.ended", f"user:{row.user.email}")
+            audit.record(asking, "session.ended", f"user:{row.user.email}")
         forget_actors()
 
 
@@ -124,7 +126,10 @@ def _rotate(claims: tokens.Claims, address: str) -> Tokens | None:
 
 def _end_copied_family(claims: tokens.Claims, address: str) -> None:
     row = RefreshToken.objects.select_related("user").filter(token_id=claims.jti).exclude(spent_at=None).first()
-    if row and RefreshToken.objects.of_family(row.family_id).end():
+    if row is None:
+        return
+    audit.hold_chain(row.organization_id)  # before the tokens, like whoever takes a right away
+    if RefreshToken.objects.of_family(row.family_id).end():
         forget_actors()
         audit.record(_plain_actor(row, address), "session.token_reused", f"user:{row.user.email}", outcome="refused")
 
