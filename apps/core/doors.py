@@ -46,8 +46,8 @@ def read_json(body: bytes) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise Malformed("The body is not valid JSON in UTF-8.") from error
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
-        _check_depth(parsed)
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and is_deeper_than(parsed, MAX_DEPTH):
+        raise Malformed(f"The JSON is nested more than {MAX_DEPTH} deep.")
     if b"\\u" in body or b"\x00" in body:
         check_text(parsed)
     return parsed
@@ -67,6 +67,11 @@ def check_text(value: Any) -> None:
             pending.extend(item)
 
 
+def storable_text(text: str) -> str:
+    """A text that every database stores: what `check_text` refuses is replaced, for texts that have to be kept."""
+    return _CONTROL.sub("\ufffd", text)
+
+
 def has_too_many_values(body: bytes, *, most: int) -> bool:
     """Whether JSON has too many commas outside of its strings; most bodies have fewer bytes than that."""
     return body.count(b",") >= most and _commas(most).match(body) is not None
@@ -78,9 +83,10 @@ def _commas(number: int) -> re.Pattern[bytes]:
     return re.compile(rb'(?:(?:[^",]++|"(?:[^"\\]++|\\.)*+"?)*+,){%d}+' % number, re.DOTALL)
 
 
-def _check_depth(value: Any) -> None:
+def is_deeper_than(value: Any, limit: int) -> bool:
+    """Whether lists and objects lie in each other more often than this."""
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(limit + 1):
         level = [
             child
             for item in level
@@ -88,8 +94,8 @@ def _check_depth(value: Any) -> None:
             for child in (item.values() if isinstance(item, dict) else item)
         ]
         if not level:
-            return
-    raise Malformed(f"The JSON is nested more than {MAX_DEPTH} deep.")
+            return False
+    return True
 
 
 def _integer(text: str) -> int:

@@ -1,7 +1,6 @@
 """Writing to the journal and reading from it."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 from uuid import UUID
@@ -12,11 +11,11 @@ from apps.audit.models import PLATFORM_CHAIN, ChainHead, Entry
 from apps.audit.schemas import LogFilters
 from apps.audit.services.chain import digest_of
 from apps.core.actor import Actor
+from apps.core.doors import storable_text
 from apps.core.logs import redact, request_id
 from apps.core.schemas import Page, PageQuery, page_of
 
 LONGEST_TEXT = 2_000
-_UNWRITABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def record(
@@ -94,7 +93,7 @@ def _name_of(thing: models.Model) -> str:
 
 
 def _text(value: str, longest: int) -> str:
-    return _UNWRITABLE.sub("\ufffd", value)[:longest]
+    return storable_text(value)[:longest]
 
 
 def _writable(details: Any) -> Any:

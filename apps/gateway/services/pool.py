@@ -26,7 +26,6 @@ from apps.gateway.services.outages import Paused, busy, is_outage, named
 from apps.registry import services as registry
 
 logger = logging.getLogger(__name__)
-MODERN = "2026-07-28"
 SESSION_IDLE_SECONDS = 300.0
 KEY_IDLE_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
@@ -87,7 +86,7 @@ class Way:
         """Which link may carry the caller's calls, and how long it stays without any."""
         route = self.route
         is_child = route.transport == "stdio"
-        if not route.isolate_sessions and (is_child or route.protocol_version >= MODERN):
+        if not route.isolate_sessions and (is_child or route.protocol_version >= registry.MODERN):
             return "shared", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
         if caller.session_id:
             return f"session:{caller.session_id}", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS

@@ -2,6 +2,7 @@
 
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, Upstream, UpstreamError
 from apps.registry.backends.masking import secrets_of, without_secrets
+from apps.registry.backends.wire import MODERN
 from apps.registry.services.capabilities import (
     approve_capability,
     describe_changes,
@@ -48,6 +49,7 @@ from apps.registry.services.servers import (
 )
 
 __all__ = [
+    "MODERN",
     "Catalogue",
     "CatalogueTool",
     "Hello",

@@ -16,12 +16,13 @@ from django.utils import timezone
 from apps.audit import services as audit
 from apps.auth import services as auth
 from apps.core.actor import Actor, system_actor
+from apps.core.doors import storable_text
 from apps.core.errors import BackendError, NotFound, ServiceError
 from apps.core.schemas import Page, PageQuery, page_of
 from apps.registry.backends.base import ServerRoute, UpstreamError
+from apps.registry.backends.wire import MODERN
 from apps.registry.models import Health, HealthCheck, Server
 from apps.registry.schemas import HealthOut, Uptime
-from apps.registry.services.discovery import storable_text
 from apps.registry.services.reading import run_short
 from apps.registry.services.routes import connect, route_of
 from apps.registry.services.servers import get_server
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 CHECKS_AT_ONCE = 8
 MOST_IN_A_ROUND = 200
 KEPT_DAYS = 31
-MODERN = "2026-07-28"
 LONGEST_ON_DEMAND_SECONDS = 30.0
 LONGEST_SECONDS = 120.0
 SLOW_SHARE = 0.5

@@ -12,6 +12,7 @@ from apps.core.actor import Actor
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, ServiceError
 from apps.registry.backends import commands
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute
+from apps.registry.backends.wire import MODERN
 from apps.registry.models import Transport
 from apps.registry.schemas import ConnectionOut, StepOut
 from apps.registry.services.reading import read_list, run_short
@@ -20,7 +21,6 @@ from apps.registry.services.servers import get_server
 
 LONGEST_SECONDS = 20.0
 STEP_NAMES = ("resolve", "connect", "TLS", "authenticate", "initialise", "list")
-MODERN = "2026-07-28"
 _CREDENTIALS_REFUSED = (401, 403)
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from apps.core.doors import is_deeper_than
 from apps.registry.backends.base import ParamHeaders
 from apps.registry.models import CapabilityKind
 from apps.registry.services.names import refusal_of_name
@@ -216,21 +217,6 @@ def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for part in value:
             yield from _texts(part, place)
-
-
-def is_deeper_than(value: Any, limit: int) -> bool:
-    """Whether lists and objects lie in each other more often than this."""
-    level = [value]
-    for _ in range(limit + 1):
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _is_text(value: Any) -> bool:

@@ -16,6 +16,7 @@ from django.utils import timezone
 from apps.audit import services as audit
 from apps.auth import services as auth
 from apps.core.actor import Actor, system_actor
+from apps.core.doors import is_deeper_than, storable_text
 from apps.core.errors import BackendError, NotFound
 from apps.core.schemas import Page, PageQuery, page_of
 from apps.jobs import services as jobs
@@ -29,7 +30,6 @@ from apps.registry.services.definitions import (
     canonical,
     changes_between,
     digest_of,
-    is_deeper_than,
     refusal_of,
     shown,
     warnings_of,
@@ -248,8 +248,3 @@ def _journal(actor: Actor, server: Server, outcome: _Outcome) -> None:
         audit.record(
             actor, "capability.withheld", server, details={"names": names, "because": "its definition changed"}
         )
-
-
-def storable_text(text: str) -> str:
-    """Text that every database stores: without NUL and half surrogate pairs."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from apps.core import egress
 from apps.core.errors import BackendError, BackendTimeout
 from apps.registry.backends.base import Hello, ServerRoute, Upstream, UpstreamError
+from apps.registry.backends.wire import METHOD_NOT_FOUND
 from apps.registry.models import CapabilityKind
 from apps.registry.services.routes import connect
 
@@ -16,7 +17,6 @@ T = TypeVar("T")
 MOST_PAGES = 200
 MOST_ITEMS = 5000
 LONGEST_SECONDS = 120.0
-METHOD_NOT_FOUND = -32601
 LISTS = (
     (CapabilityKind.TOOL, "tools", "tools/list", "tools"),
     (CapabilityKind.RESOURCE, "resources", "resources/list", "resources"),

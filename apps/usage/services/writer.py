@@ -12,7 +12,6 @@ import atexit
 import logging
 import math
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -24,6 +23,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, close_old
 from django.utils import timezone
 
 from apps.core.actor import Actor
+from apps.core.doors import storable_text
 from apps.core.ids import new_id
 from apps.core.logs import request_id
 from apps.usage.models import UsageEvent
@@ -36,7 +36,6 @@ WRITE_EVERY_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
 STOP_SECONDS = 15.0
 COMPLAIN_EVERY_SECONDS = 60.0
-_UNWRITABLE = re.compile(r"[\x00\ud800-\udfff]")
 _LONGEST = {
     field.name: field.max_length
     for field in UsageEvent._meta.concrete_fields
@@ -97,7 +96,7 @@ class _Call:
 
 
 def _text(field: str, value: str) -> str:
-    return _UNWRITABLE.sub("\ufffd", value)[: _LONGEST[field]]
+    return storable_text(value)[: _LONGEST[field]]
 
 
 class _Writer:
