@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count, Q
+from django.db.models import Count, F, Q
 from django.utils import timezone
 
 from apps.audit import services as audit
@@ -124,7 +124,7 @@ def _claim_due(now: datetime) -> list[Server]:
     rows = Server.objects.present().filter(is_enabled=True, organization__is_active=True)
     due = [
         server
-        for server in rows.order_by("checked_at")
+        for server in rows.order_by(F("checked_at").asc(nulls_first=True))
         if server.checked_at is None or server.checked_at + timedelta(seconds=server.check_interval_seconds) <= now
     ]
     return [
