@@ -14,7 +14,15 @@ from django.conf import settings
 
 from apps.core import logs
 from apps.core.doors import read_json
-from apps.core.errors import Malformed, ServiceError, TooLarge, UnsupportedMediaType, render
+from apps.core.errors import (
+    Malformed,
+    MethodNotAllowed,
+    NotAuthenticated,
+    ServiceError,
+    TooLarge,
+    UnsupportedMediaType,
+    render,
+)
 from config import wsgi  # sets Django up before anything of ours is imported
 from config.bodies import read_body
 from config.lanes import in_lane
@@ -50,7 +58,7 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
         await send(message)
 
     try:
-        if is_mcp(scope["path"]):
+        if _is_mcp(scope["path"]):
             from config.mcp import mcp_door
 
             await owner().ensure_started()
@@ -60,14 +68,13 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
             async with in_lane(scope, body):
                 await wsgi.answer(scope, body, send_with_id)
     except ServiceError as error:
-        await refuse(error, request_id, send_with_id)
+        await _refuse(error, request_id, send_with_id)
     finally:
         logs.request_id.reset(marks[0])
         logs.current_actor.reset(marks[1])
 
 
-def is_mcp(path: str) -> bool:
-    """Whether the path belongs to the MCP door."""
+def _is_mcp(path: str) -> bool:
     return path == settings.MCP_PATH or path.startswith(settings.MCP_PATH + "/")
 
 
@@ -102,11 +109,14 @@ def _media_types(scope: Scope) -> list[str]:
     ]
 
 
-async def refuse(error: ServiceError, request_id: str, send: Send) -> None:
-    """Answer with the error envelope."""
+async def _refuse(error: ServiceError, request_id: str, send: Send) -> None:
     body = orjson.dumps(render(error, request_id))
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if error.status == TooLarge.status:
+    if isinstance(error, NotAuthenticated):
+        headers.append((b"www-authenticate", b'Bearer realm="gatehouse"'))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
+    if isinstance(error, TooLarge):
         headers.append((b"connection", b"close"))
     if "retry_after" in error.details:
         headers.append((b"retry-after", str(error.details["retry_after"]).encode()))

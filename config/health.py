@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from pydantic import Field
 
 from apps.core.actor import Actor
-from apps.core.errors import BackendDown, NotAuthenticated, NotPermitted, ServiceError
+from apps.core.errors import BackendDown, MethodNotAllowed, NotAuthenticated, NotPermitted, ServiceError
 from apps.core.schemas import LARGEST_PAGE, Check, Out, PageQuery
 from apps.gateway import services as gateway
 from apps.registry import services as registry
@@ -26,6 +26,7 @@ from config.apps import STARTED
 from config.middleware import staff_actor
 
 STAFF_ROLES = ("owner", "admin")
+_READ_ONLY = ["GET", "HEAD"]
 
 
 # In a word ---------------------------------------------------------------------------------------------------------
@@ -149,8 +150,8 @@ class DetailsOut(Out):
 def detailed(request: HttpRequest) -> HttpResponse:
     """All checks with their times, and the servers of the actor's own organisation; for staff alone."""
     try:
-        if request.method not in ("GET", "HEAD"):
-            return _not_allowed()
+        if request.method not in _READ_ONLY:
+            raise MethodNotAllowed(details={"allowed": _READ_ONLY})
         details = describe(_staff(request))
     except ServiceError as error:
         return rest.error_response(request, error)
@@ -211,10 +212,3 @@ def _signed_in(request: HttpRequest) -> Actor:
     if actor is None:
         raise NotPermitted("Only owners and admins of an organisation may read this.")
     return actor
-
-
-def _not_allowed() -> HttpResponse:
-    from apps.core.errors import envelope
-
-    message = "This address does not take this method. The Allow header names those it takes."
-    return JsonResponse(envelope("METHOD_NOT_ALLOWED", message), status=405, headers={"Allow": "GET, HEAD"})

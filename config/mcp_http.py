@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
-import orjson
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -25,13 +24,12 @@ from apps.core.actor import Actor
 from apps.core.doors import read_json
 from apps.core.errors import (
     Malformed,
+    MethodNotAllowed,
     NotAuthenticated,
     NotFound,
     NotPermitted,
-    RateLimited,
     ServiceError,
-    TooLarge,
-    render,
+    UnsupportedMediaType,
 )
 from apps.core.threads import in_thread
 from config.bodies import read_body
@@ -52,18 +50,6 @@ class Misdirected(ServiceError):
     """The request names a host that is not ours."""
 
     code, status, default = "MISDIRECTED", 421, "This server does not answer to that host name."
-
-
-class MethodNotAllowed(ServiceError):
-    """The address does not take this HTTP method."""
-
-    code, status, default = "METHOD_NOT_ALLOWED", 405, "This address does not take that method."
-
-
-class UnsupportedMediaType(ServiceError):
-    """The body is not of a type that we read."""
-
-    code, status, default = "UNSUPPORTED_MEDIA_TYPE", 415, "Send the message as application/json, not compressed."
 
 
 # What runs -------------------------------------------------------------------------------------------------------
@@ -102,19 +88,15 @@ async def _actor_of(ctx: ServerRequestContext[Any, Any]) -> Actor:
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one HTTP request; every refusal is answered here."""
-    try:
-        headers = _read_headers(scope)
-        _check_host(headers)
-        _check_origin(scope, headers)
-        _check_address(scope)
-        _check_method(scope, headers)
-        credential = _credential(headers)
-        actor = await _admit(credential, scope, headers)
-        method, body = await _read_message(scope, headers, receive)
-    except ServiceError as error:
-        await _refuse(error, send)
-        return
+    """Serve one HTTP request; raises what it refuses, for the front to answer."""
+    headers = _read_headers(scope)
+    _check_host(headers)
+    _check_origin(scope, headers)
+    _check_address(scope)
+    _check_method(scope, headers)
+    credential = _credential(headers)
+    actor = await _admit(credential, scope, headers)
+    method, body = await _read_message(scope, headers, receive)
     marks = logs.current_actor.set(actor), caller.set(actor)
     try:
         inner = {**scope, "path": settings.MCP_PATH, "raw_path": settings.MCP_PATH.encode(), "root_path": "",
@@ -248,7 +230,7 @@ async def _read_message(scope: Scope, headers: dict[bytes, bytes], receive: Rece
         return "", b""
     kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if kind != "application/json" or headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UnsupportedMediaType
+        raise UnsupportedMediaType("Send the message as application/json, not compressed.")
     body = await read_body(headers, receive)
     message = read_json(body)
     method = message.get("method") if isinstance(message, dict) else None
@@ -292,18 +274,3 @@ async def _while_admitted(work: Awaitable[None], admit: Callable[[], Awaitable[A
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-async def _refuse(error: ServiceError, send: Send) -> None:
-    body = orjson.dumps(render(error, logs.request_id.get()))
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if isinstance(error, NotAuthenticated):
-        headers.append((b"www-authenticate", b'Bearer realm="gatehouse"'))
-    if isinstance(error, MethodNotAllowed):
-        headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
-    if isinstance(error, RateLimited):
-        headers.append((b"retry-after", str(error.details.get("retry_after", 1)).encode()))
-    if isinstance(error, TooLarge):
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

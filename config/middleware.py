@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from apps.core import logs
 from apps.core.actor import Actor
-from apps.core.errors import ServiceError, envelope
+from apps.core.errors import Malformed, MethodNotAllowed, NotFound, ServiceError, UnsupportedMediaType, render
 
 ADMIN_PREFIX = "/admin/"
 _STRICT = (
@@ -20,12 +20,7 @@ _STRICT = (
 _ADMIN = f"{_STRICT}; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'"
 _DOCS = f"{_STRICT}; script-src 'self'; style-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
 
-_PLAIN_REFUSALS = {
-    400: ("MALFORMED", "The request could not be read."),
-    404: ("NOT_FOUND", "There is nothing here by that name."),
-    405: ("METHOD_NOT_ALLOWED", "This address does not take this method. The Allow header names those it takes."),
-    415: ("UNSUPPORTED_MEDIA_TYPE", "Bodies of this kind are not read here. Send application/json."),
-}
+_PLAIN_REFUSALS = {kind.status: kind for kind in (Malformed, NotFound, MethodNotAllowed, UnsupportedMediaType)}
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -59,8 +54,8 @@ def _in_our_shape(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     is_json = response.headers.get("Content-Type", "").startswith("application/json")
     if not request.path.startswith("/api/") or response.status_code not in _PLAIN_REFUSALS or is_json:
         return response
-    code, message = _PLAIN_REFUSALS[response.status_code]
-    shaped = JsonResponse(envelope(code, message, request_id=logs.request_id.get()), status=response.status_code)
+    error = _PLAIN_REFUSALS[response.status_code]()
+    shaped = JsonResponse(render(error, logs.request_id.get()), status=error.status)
     if "Allow" in response.headers:
         shaped["Allow"] = response["Allow"]
     return shaped

@@ -22,19 +22,24 @@ from apps.core.errors import (
     BackendDown,
     InvalidInput,
     Malformed,
+    MethodNotAllowed,
     NotAuthenticated,
     NotFound,
     NotPermitted,
+    RateLimited,
     ServiceError,
+    TooLarge,
+    UnsupportedMediaType,
     envelope,
     render,
 )
 
 logger = logging.getLogger(__name__)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_BY_STATUS = {
-    400: "MALFORMED", 401: "NOT_AUTHENTICATED", 403: "NOT_PERMITTED", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED",
-    413: "TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 429: "RATE_LIMITED",
+_CODES = {
+    kind.status: kind.code
+    for kind in (Malformed, NotAuthenticated, NotPermitted, NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType,
+                 RateLimited)
 }  # fmt: skip
 
 
@@ -186,6 +191,8 @@ def error_response(request: HttpRequest, error: ServiceError) -> HttpResponse:
     response = JsonResponse(render(error, request_id), status=error.status)
     if isinstance(error, NotAuthenticated):
         response["WWW-Authenticate"] = 'Bearer realm="gatehouse"'
+    if isinstance(error, MethodNotAllowed):
+        response["Allow"] = ", ".join(error.details["allowed"])
     if "retry_after" in error.details:
         response["Retry-After"] = str(error.details["retry_after"])
     return response
@@ -198,12 +205,15 @@ def internal_error(request: HttpRequest, error: BaseException) -> HttpResponse:
     return JsonResponse(body, status=500)
 
 
+def _framework_refusal(request: HttpRequest, status: int, message: str) -> HttpResponse:
+    """What a framework refused by itself, in its own words and our shape."""
+    code = _CODES.get(status, Malformed.code)
+    return JsonResponse(envelope(code, message, request_id=getattr(request, "request_id", "")), status=status)
+
+
 def _handle_ninja(request: HttpRequest, error: Any) -> HttpResponse:
     if isinstance(error, HttpError):
-        body = envelope(
-            _BY_STATUS.get(error.status_code, "MALFORMED"), str(error), request_id=getattr(request, "request_id", "")
-        )
-        return JsonResponse(body, status=error.status_code)
+        return _framework_refusal(request, error.status_code, str(error))
     known = as_service_error(error)
     return error_response(request, known) if known else internal_error(request, error)
 
@@ -220,11 +230,7 @@ def handle_drf_exception(error: Exception, context: dict[str, Any]) -> HttpRespo
     if isinstance(error, exceptions.ParseError):
         return error_response(request, Malformed("The body is not valid JSON."))
     if isinstance(error, exceptions.APIException):
-        body = envelope(
-            _BY_STATUS.get(error.status_code, "MALFORMED"), str(error.detail),
-            request_id=getattr(request, "request_id", ""),
-        )  # fmt: skip
-        return JsonResponse(body, status=error.status_code)
+        return _framework_refusal(request, error.status_code, str(error.detail))
     known = as_service_error(error)
     return error_response(request, known) if known else internal_error(request, error)
 

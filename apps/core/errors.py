@@ -68,6 +68,13 @@ class NotFound(ServiceError):
     code, status, default = "NOT_FOUND", 404, "There is nothing here by that name."
 
 
+class MethodNotAllowed(ServiceError):
+    """The address does not take this method; only doors raise it, and `details["allowed"]` names those it takes."""
+
+    code, status = "METHOD_NOT_ALLOWED", 405
+    default = "This address does not take this method. The Allow header names those it takes."
+
+
 class Conflict(ServiceError):
     """It stands in the way of something that exists."""
 
@@ -83,7 +90,8 @@ class TooLarge(ServiceError):
 class UnsupportedMediaType(ServiceError):
     """A body of a kind that this address does not read; only doors raise it."""
 
-    code, status, default = "UNSUPPORTED_MEDIA_TYPE", 415, "Bodies of this kind are not read here."
+    code, status = "UNSUPPORTED_MEDIA_TYPE", 415
+    default = "Bodies of this kind are not read here. Send application/json."
 
 
 class RateLimited(ServiceError):
