@@ -1,11 +1,14 @@
 """How Django finds who asks: a bearer credential for REST, a password with lock-out for the admin."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.backends import ModelBackend
+from django.contrib.sessions.backends.db import SessionStore as DatabaseSessions
 from django.http import HttpRequest
+from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
@@ -75,6 +78,37 @@ class PasswordBackend(ModelBackend):
             return services.verify_password(email=username, password=password, address=address)
         except (NotAuthenticated, RateLimited):
             return None
+
+
+class SessionStore(DatabaseSessions):
+    """Keeps the admin's sessions under a hash of their cookie, so that a copy of the database opens none of them."""
+
+    def _get_session_from_db(self) -> Any:
+        row = self.model.objects.filter(session_key=_hashed(self.session_key), expire_date__gt=timezone.now()).first()
+        if row is None:
+            self._session_key = None
+        return row
+
+    def create_model_instance(self, data: Any) -> Any:
+        """The row of a session."""
+        row = super().create_model_instance(data)
+        row.session_key = _hashed(row.session_key)
+        return row
+
+    def exists(self, session_key: str) -> bool:
+        """Whether there is a session of this cookie."""
+        return bool(super().exists(_hashed(session_key)))
+
+    def delete(self, session_key: str | None = None) -> None:
+        """End the session of this cookie, or this one."""
+        cookie = session_key or self.session_key
+        if cookie:
+            super().delete(_hashed(cookie))
+
+
+def _hashed(cookie: str | None) -> str:
+    """As long as the column; a cookie has 160 bits, so that nothing need be added to it before."""
+    return sha256((cookie or "").encode()).hexdigest()[:40]
 
 
 def address_of(request: Request) -> str:
