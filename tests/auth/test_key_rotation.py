@@ -1,12 +1,15 @@
 """Keys that are replaced with an overlap, and keys that are bound to addresses (AUTH-6; attacks A27, K10, K11)."""
 
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.db import connection
 from django.utils import timezone
 
 from apps.audit.models import Entry
@@ -157,6 +160,32 @@ def test_under_traffic_no_request_fails_while_a_key_is_rotated(live: Any, dora: 
         plain = made.json()["key"]
 
     assert set(statuses) == {200, 201}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_who_rotate_a_key_at_once_one_gets_a_successor(dora: Person) -> None:
+    old = make(dora)
+    start = threading.Barrier(5)
+
+    def deed(number: int) -> str:
+        start.wait(10)
+        try:
+            if number == 0:
+                services.revoke_key(dora.actor, key_id=make(dora).key.id)
+                return "other"
+            return services.rotate_key(dora.actor, key_id=old.key.id).plain
+        except errors.Conflict:
+            return "conflict"
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(5) as pool:
+        said = list(pool.map(deed, range(5)))
+
+    (plain,) = [each for each in said if each.startswith("gate_")]
+    assert sorted(each for each in said if each != plain) == ["conflict"] * 3 + ["other"]
+    assert knock(plain).status_code == 200
+    assert ApiKey.objects.filter(name="ci", revoked_at=None).count() == 2
 
 
 def test_scanners_recognise_a_key_that_was_issued(dora: Person) -> None:

@@ -240,7 +240,7 @@ def test_with_another_key_up_and_check_refuse_in_clear_text(tmp_path):
     for spoil in (lambda: kept.write_text(new_sealing_key(1)), kept.unlink):
         spoil()
         again = Platform(data, "--no-demo")
-        for command in (["up", "--no-demo"], ["check"], ["provision", "--org", "x"]):
+        for command in (["up", "--no-demo"], ["check"], ["provision", "--org", "x"], ["mcp", "stdio"]):
             said = again.manage(*command)
             assert said.returncode == 1
             assert "key number 1 is not the one that sealed this database's secrets" in said.stderr

@@ -30,8 +30,12 @@ class Command(BaseCommand):
     def handle(self, *_: Any, **__: Any) -> None:
         """Serve until the client is gone."""
         from apps.auth import services as auth
+        from apps.secrets import services as secrets
         from config.mcp_server import HERE
 
+        faults = secrets.find_sealing_faults()
+        if faults:
+            raise CommandError("\n".join(faults))
         credential = settings.ENV.key
         if not credential:
             raise CommandError("Set GATEHOUSE_KEY to an API key; make one in the control room under Keys.")
