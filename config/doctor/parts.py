@@ -4,12 +4,14 @@ import fcntl
 import os
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from django.apps import apps
 from django.conf import settings
 from django.core.cache import cache
 from django.db import DatabaseError, connection
@@ -18,7 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 from apps.jobs import services as jobs
 from apps.secrets import services as secrets
 from config.doctor.findings import Finding, drop_variable, manage, set_variable
-from config.env import given_in_file
+from config.env import BASE_DIR, given_in_file
 
 HEARTBEAT = "jobs.requeue"
 SILENT_SECONDS = 90.0
@@ -166,7 +168,7 @@ def examine_schedule() -> Iterator[Finding]:
     """Whether a worker runs what the schedule starts, nothing is switched off and no job waits for long."""
     states = jobs.list_schedules()
     yield _worker(states)
-    yield _switched_off(states)
+    yield _complete(states)
     waited = jobs.oldest_waiting_seconds()
     if waited > SILENT_SECONDS:
         why = f"A job has waited for {waited:.0f} s."
@@ -193,7 +195,8 @@ def _start_command() -> str:
     """What starts the worker and the schedule of this installation."""
     if not settings.ENV.broker_url:
         return manage("up") if not is_up_running(settings.DATA_DIR) else f"kill {_up_process()}; {manage('up')}"
-    return "celery --app config.celery worker --beat --scheduler django_celery_beat.schedulers:DatabaseScheduler"
+    project, python = shlex.quote(str(BASE_DIR)), shlex.quote(sys.executable)
+    return f"cd {project} && {python} -m celery --app config.celery worker --beat"
 
 
 def is_up_running(folder: Path) -> bool:
@@ -211,6 +214,17 @@ def is_up_running(folder: Path) -> bool:
 
 def _up_process() -> str:
     return (settings.DATA_DIR / "up.lock").read_text().strip()
+
+
+def _complete(states: list[jobs.ScheduleState]) -> Finding:
+    """Whether everything that the apps want done regularly is in the schedule, and on."""
+    wanted = {task for config in apps.get_app_configs() for task in getattr(config, "schedule", {})}
+    missing = sorted(wanted - {each.name for each in states})
+    if missing:
+        code = "from config.background import ensure_schedules; ensure_schedules()"
+        why = f"Not in the schedule: {', '.join(missing)}."
+        return Finding("schedules", "wrong", why, manage("shell", "--command", code))
+    return _switched_off(states)
 
 
 def _switched_off(states: list[jobs.ScheduleState]) -> Finding:

@@ -336,3 +336,25 @@ def test_a_silent_worker_is_told_apart_from_a_silent_schedule():
 
     jobs.note_alive("jobs.requeue")
     assert next(parts.examine_schedule()).state == "ok"
+
+
+@pytest.mark.django_db
+def test_a_schedule_that_nothing_has_written_is_named():
+    from config.background import ensure_schedules
+    from config.doctor import parts
+
+    named = next(each for each in parts.examine_schedule() if each.what == "schedules")
+    assert (named.state, "jobs.requeue" in named.why) == ("wrong", True)
+    assert "ensure_schedules()" in named.cure
+
+    ensure_schedules()
+    assert next(each for each in parts.examine_schedule() if each.what == "schedules").state == "ok"
+
+
+def test_separate_processes_are_started_through_the_broker(settings):
+    from dataclasses import replace
+
+    from config.doctor import parts
+
+    settings.ENV = replace(settings.ENV, broker_url="amqp://127.0.0.1:5672//")
+    assert parts._start_command().endswith("-m celery --app config.celery worker --beat")
