@@ -15,6 +15,7 @@ from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from pydantic import Field
 
+from apps.auth import services as auth
 from apps.core.actor import Actor
 from apps.core.errors import BackendDown, MethodNotAllowed, NotAuthenticated, NotPermitted, ServiceError
 from apps.core.schemas import LARGEST_PAGE, Check, Out, PageQuery
@@ -25,7 +26,6 @@ from config import rest
 from config.apps import STARTED
 from config.middleware import staff_actor
 
-STAFF_ROLES = ("owner", "admin")
 _READ_ONLY = ["GET", "HEAD"]
 
 
@@ -193,7 +193,7 @@ def _open(actor: Actor) -> OpenOut:
 def _staff(request: HttpRequest) -> Actor:
     """The bearer of a credential, or who is signed in to the control room; raises unless they are staff."""
     actor = _bearer(request) if "Authorization" in request.headers else _signed_in(request)
-    if not actor.is_platform_admin and actor.role not in STAFF_ROLES:
+    if not auth.is_staff(actor):
         raise NotPermitted("Only owners and admins of an organisation may read this.")
     actor.require("server.read")
     return actor

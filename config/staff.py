@@ -43,7 +43,6 @@ COLORS = {
     "900": "oklch(32% .055 212)",
     "950": "oklch(23% .045 215)",
 }
-STAFF_ROLES = ("owner", "admin")
 WRONG = "E-mail address and password do not belong together."
 
 
@@ -133,7 +132,7 @@ class StaffSite(UnfoldAdminSite):
         actor = getattr(request, "actor", None)
         if actor is None or not super().has_permission(request):
             return False
-        return actor.is_platform_admin or actor.role in STAFF_ROLES
+        return auth.is_staff(actor)
 
     def admin_view(self, view: View, cacheable: bool = False) -> View:
         """A view for staff; what no database can look for is refused before it."""

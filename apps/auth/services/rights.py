@@ -8,7 +8,7 @@ from uuid import UUID
 from django.apps import apps as installed
 from django.utils import timezone
 
-from apps.auth.models import ROLE_GRANTS, ApiKey, Membership, Organization, User
+from apps.auth.models import ROLE_GRANTS, STAFF_ROLES, ApiKey, Membership, Organization, User
 from apps.core.actor import Actor, Surface, expand_grants, narrow_grants, system_actor
 from apps.core.errors import NotAuthenticated, NotFound, NotPermitted
 
@@ -38,6 +38,11 @@ def grants_of_scopes(scopes: Iterable[str]) -> frozenset[str]:
 def grants_of(user: User, role: str) -> frozenset[str]:
     """What a user may do in a role; a platform admin may do everything."""
     return frozenset(known_permissions()) if user.is_superuser else grants_of_role(role)
+
+
+def is_staff(actor: Actor) -> bool:
+    """Whether the actor runs the organisation it acts in: its owners and admins, and platform admins."""
+    return actor.is_platform_admin or actor.role in STAFF_ROLES
 
 
 def require_grants(actor: Actor, wanted: frozenset[str]) -> None:
