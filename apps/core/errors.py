@@ -47,7 +47,7 @@ class NotAuthenticated(ServiceError):
 class NotPermitted(ServiceError):
     """Somebody, but not allowed to do this."""
 
-    code, status, default = "NOT_PERMITTED", 403, "You are not allowed to do this."
+    code, status, default = "NOT_PERMITTED", 403, "You are not allowed to do this. Ask an admin of the organisation."
 
 
 class QuotaExceeded(NotPermitted):
@@ -69,7 +69,7 @@ class NotFound(ServiceError):
 
 
 class MethodNotAllowed(ServiceError):
-    """The address does not take this method; only doors raise it, and `details["allowed"]` names those it takes."""
+    """The address does not take this method; the Allow header names those it takes."""
 
     code, status = "METHOD_NOT_ALLOWED", 405
     default = "This address does not take this method. The Allow header names those it takes."
@@ -88,7 +88,7 @@ class TooLarge(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
-    """A body of a kind that this address does not read; only doors raise it."""
+    """A body of a kind that this address does not read."""
 
     code, status = "UNSUPPORTED_MEDIA_TYPE", 415
     default = "Bodies of this kind are not read here. Send application/json."
@@ -115,7 +115,7 @@ class BackendTimeout(BackendError):
 class BackendDown(BackendError):
     """Something outside the process cannot be reached."""
 
-    code, status, default = "BACKEND_DOWN", 503, "A service that we depend on cannot be reached."
+    code, status, default = "BACKEND_DOWN", 503, "A service that we depend on cannot be reached. Try again in a moment."
 
 
 def envelope(

@@ -23,4 +23,6 @@ def refuse_floods(request: Request) -> None:
         logger.warning("The cache does not answer; logins are limited by the lock-out alone.", exc_info=True)
         return
     if flooded:
-        raise RateLimited("Too many logins from this address.", details={"retry_after": RETRY_SECONDS})
+        raise RateLimited(
+            "Too many logins from this address. Try again in a minute.", details={"retry_after": RETRY_SECONDS}
+        )

@@ -40,7 +40,7 @@ def cancel_job(actor: Actor, *, job_id: UUID) -> Job:
             state=State.CANCELLED, lease=None, finished_at=now, updated_at=now
         )  # fmt: skip
         if not ended:
-            raise Conflict("This job has ended already.")
+            raise Conflict("This job has ended already. Repeat it to run it again.")
         audit.record(actor, "job.cancelled", f"job:{job.pk}", details={"kind": job.kind, "subject": job.subject})
     job.refresh_from_db()
     return job
@@ -51,7 +51,7 @@ def repeat_job(actor: Actor, *, job_id: UUID) -> Job:
     job = get_job(actor, job_id=job_id)
     actor.require("job.write")
     if job.state in (State.PENDING, State.RUNNING):
-        raise Conflict("This job has not ended yet.")
+        raise Conflict("This job has not ended yet. Wait for its end, or cancel it.")
     with transaction.atomic():
         again = start(actor, job.kind, subject=job.subject, **job.arguments)
         audit.record(actor, "job.repeated", f"job:{job.pk}", details={"kind": job.kind, "new_job": str(again.pk)})
