@@ -14,13 +14,12 @@ from apps.auth.services.addresses import check_address
 from apps.auth.services.keys import find_key, note_use
 from apps.auth.services.memory import FRESH_SECONDS, memory, memory_key
 from apps.auth.services.rights import key_actor, membership_of, user_actor
-from apps.auth.services.tokens import LONGEST_TOKEN, Claims, read_access_token
+from apps.auth.services.tokens import ENDED, LONGEST_TOKEN, Claims, read_access_token
 from apps.core.actor import Actor, Surface
 from apps.core.errors import Malformed, NotAuthenticated, NotFound
 
 KEY_PREFIX = "gate_"
 _ORGANIZATION_NAME = re.compile(r"[a-z0-9-]{1,50}")
-ENDED = "This session has ended. Sign in again."
 
 
 def known_actor(

@@ -20,7 +20,6 @@ from apps.core.errors import InvalidInput, NotAuthenticated, NotFound, ServiceEr
 from apps.core.ids import new_id
 
 FAILURES_KEPT = timedelta(days=1)
-ENDED = "This session has ended. Sign in again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def refresh_tokens(*, refresh: str, address: str = "") -> Tokens:
     with transaction.atomic():
         given = _rotate(claims, address)
     if given is None:
-        raise NotAuthenticated(ENDED)
+        raise NotAuthenticated(tokens.ENDED)
     return given
 
 
@@ -71,7 +70,7 @@ def logout(actor: Actor | None, *, refresh: str, address: str = "") -> None:
     claims = tokens.read_refresh_token(refresh)
     row = RefreshToken.objects.filter(token_id=claims.jti).select_related("user").first()
     if row is None or (actor and actor.user_id != row.user_id):
-        raise NotAuthenticated(ENDED)
+        raise NotAuthenticated(tokens.ENDED)
     asking = actor or _plain_actor(row, address)
     with transaction.atomic():
         audit.hold_chain(asking.organization_id)  # before the tokens, like whoever takes a right away

@@ -20,6 +20,7 @@ from apps.auth.services.signing import ALGORITHM, signing_key, verifying_keys
 from apps.core.errors import NotAuthenticated
 
 LONGEST_TOKEN = 8192
+ENDED = "This session has ended. Sign in again."
 REGISTERED = ["exp", "iat", "nbf", "iss", "aud", "sub", "jti"]
 
 UuidText = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
