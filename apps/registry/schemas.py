@@ -57,24 +57,14 @@ class ServerIn(ServerLimits):
     env: dict[str, Argument] = Field(default_factory=dict, max_length=64, description="Variables of a stdio server.")
 
 
-class ServerPatch(In):
+class ServerPatch(ServerLimits):
     """What to change about a server. Another URL, command or variable withdraws its approval."""
 
     name: str = Field("", min_length=1, max_length=100)
     url: str = Field("", max_length=2048)
     command: list[Argument] = Field(default_factory=list, max_length=64)
     env: dict[str, Argument] = Field(default_factory=dict, max_length=64)
-    description: str = Field("", max_length=2000)
-    environment: Environment = Environment.PRODUCTION
-    tags: list[Word] = Field(default_factory=list, max_length=50)
-    owner_label: str = Field("", max_length=200)
-    is_critical: bool = False
-    isolate_sessions: bool = False
-    timeout_seconds: float | None = Field(None, ge=0.1, le=600)
-    max_concurrency: int = Field(16, ge=1, le=1000)
     check_interval_seconds: int = Field(60, ge=10, le=86_400)
-    check_timeout_seconds: float = Field(10, ge=0.1, le=120)
-    check_retries: int = Field(1, ge=0, le=5)
 
 
 class ServerOut(Out):
