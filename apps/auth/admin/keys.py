@@ -23,6 +23,7 @@ from apps.core.actor import Actor
 from apps.core.staff import (
     ScopedFilter,
     ServiceForm,
+    TemplateParts,
     TenantAdmin,
     WordsField,
     actor_of,
@@ -35,7 +36,6 @@ from apps.core.staff import (
     reveal,
     words,
 )
-from apps.core.staff.admin import TemplateParts
 
 _ONCE = "key_forms"
 _FORMS_AT_ONCE = 10

@@ -1,6 +1,6 @@
 """What every staff page is made of: scoping, saving through services, deeds, and how values look."""
 
-from apps.core.staff.admin import Panel, PlatformAdmin, ServiceAdmin, TenantAdmin, actor_of
+from apps.core.staff.admin import Panel, ServiceAdmin, TemplateParts, TenantAdmin
 from apps.core.staff.deeds import Deed, deed
 from apps.core.staff.display import (
     ago,
@@ -18,6 +18,7 @@ from apps.core.staff.display import (
 from apps.core.staff.fields import LinesField, PairsField, SecretField, WordsField
 from apps.core.staff.filters import MomentFilter, ScopedFilter, choices_filter
 from apps.core.staff.forms import ServiceForm
+from apps.core.staff.pages import PlatformAdmin, actor_of
 from apps.core.staff.paginator import CappedPaginator
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SecretField",
     "ServiceAdmin",
     "ServiceForm",
+    "TemplateParts",
     "TenantAdmin",
     "WordsField",
     "actor_of",

@@ -9,17 +9,13 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import DropdownFilter
 
 from apps.core.actor import Actor
 from apps.core.errors import ServiceError
 from apps.core.staff import (
-    LinesField,
-    PairsField,
     Panel,
-    ServiceForm,
+    TemplateParts,
     TenantAdmin,
-    WordsField,
     actor_of,
     ago,
     badge,
@@ -34,8 +30,9 @@ from apps.core.staff import (
     text_block,
     words,
 )
-from apps.core.staff.admin import TemplateParts
 from apps.registry import services
+from apps.registry.admin.filters import ApprovalFilter, RemovedFilter
+from apps.registry.admin.forms import ServerForm
 from apps.registry.admin.looks import (
     capability_state,
     environment_badge,
@@ -47,78 +44,6 @@ from apps.registry.models import Server, Transport
 
 ROWS_SHOWN = 6
 DEFAULT_CHECK_SECONDS = Server._meta.get_field("check_interval_seconds").get_default()
-
-
-class ServerForm(ServiceForm):
-    """A server, as people write it."""
-
-    command = LinesField(
-        required=False,
-        help_text="The program and its arguments, one in each line. Only what GATEHOUSE_STDIO_ALLOW lists may run.",
-    )
-    env = PairsField(
-        required=False,
-        label="Environment variables",
-        help_text="NAME=value, one in each line. Nothing secret: add a credential.",
-    )
-    tags = WordsField(required=False, help_text="Free words, with commas between them.")
-
-    class Meta:
-        model = Server
-        exclude = ()
-        labels = {
-            "url": "URL",
-            "owner_label": "Whom to ask",
-            "timeout_seconds": "Timeout in seconds",
-            "max_concurrency": "Calls at the same time",
-            "check_interval_seconds": "Seconds between checks",
-            "check_timeout_seconds": "Timeout in seconds",
-            "check_retries": "Retries before it counts as down",
-            "is_critical": "Critical",
-            "isolate_sessions": "Isolate sessions",
-        }
-        help_texts = {"max_concurrency": "", "owner_label": ""}
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        if "env" in self.fields and self.instance.env:
-            self.initial["env"] = {}
-            names = ", ".join(self.instance.env_names)
-            self.fields[
-                "env"
-            ].help_text = f"Set now: {names}. Their values are not shown. Write all pairs anew to replace them."
-
-
-class ApprovalFilter(DropdownFilter):  # type: ignore[misc]
-    """Approved, or waiting."""
-
-    title = "approval"
-    parameter_name = "approval"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """The choices."""
-        return [("waiting", "Waiting for approval"), ("approved", "Approved")]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        """The rows of the choice."""
-        if self.value() == "waiting":
-            return queryset.filter(approved_at=None)
-        return queryset.exclude(approved_at=None) if self.value() == "approved" else queryset
-
-
-class RemovedFilter(DropdownFilter):  # type: ignore[misc]
-    """Servers that are there, unless the removed ones are asked for."""
-
-    title = "removal"
-    parameter_name = "removed"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """The choice besides the usual one."""
-        return [("yes", "Removed servers")]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        """The rows of the choice."""
-        return queryset.exclude(deleted_at=None) if self.value() == "yes" else queryset.present()
 
 
 @admin.register(Server)
