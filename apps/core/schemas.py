@@ -30,6 +30,12 @@ class In(BaseModel):
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
 
+def show_no_defaults(schema: dict[str, Any]) -> None:
+    """For the schema of a change: what is left out stays as it is, so a default would mislead whoever reads it."""
+    for each in schema["properties"].values():
+        each.pop("default", None)
+
+
 class Out(BaseModel):
     """Something that we show, read from the attributes of what a service returned."""
 

@@ -4,9 +4,9 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from apps.core.schemas import In, Out
+from apps.core.schemas import In, Out, show_no_defaults
 from apps.jobs.schemas import JobOut
 from apps.registry.models import CapabilityKind, CredentialKind, Environment, Health, Risk, Transport
 
@@ -59,6 +59,8 @@ class ServerIn(ServerLimits):
 
 class ServerPatch(ServerLimits):
     """What to change about a server. Another URL, command or variable withdraws its approval."""
+
+    model_config = ConfigDict(json_schema_extra=show_no_defaults)
 
     name: str = Field("", min_length=1, max_length=100)
     url: str = Field("", max_length=2048)
@@ -146,6 +148,8 @@ class CapabilityFilters(In):
 
 class CapabilityPatch(In):
     """What staff decide about a capability."""
+
+    model_config = ConfigDict(json_schema_extra=show_no_defaults)
 
     is_enabled: bool = True
     alias: str = Field("", max_length=44, description="Another name for agents, instead of slug__name.")

@@ -8,6 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.house.operations import METHODS, PARAMETER, operations
 
@@ -37,6 +38,10 @@ def test_it_is_openapi_3_1_and_says_who_it_is(document):
     assert document["info"]["title"] == "Gatehouse"
     assert document["info"]["version"]
     assert set(document) <= {"openapi", "info", "servers", "paths", "components", "security", "tags", "externalDocs"}
+
+
+def test_the_official_schema_of_openapi_accepts_it(document):
+    OpenAPIV31SpecValidator(document).validate()
 
 
 def test_every_reference_leads_somewhere(document):
