@@ -141,14 +141,21 @@ def test_a_new_person_is_let_in_by_address_and_signs_in(alice: Person) -> None:
 
 
 def test_a_known_person_joins_a_second_organisation_and_keeps_their_password(alice: Person, bob: Person) -> None:
-    body = {"email": bob.email.upper(), "password": "a password of the inviter", "name": "Robert"}
-
-    answer = api(alice).post(members(alice), body, format="json")
+    answer = api(alice).post(members(alice), {"email": bob.email.upper(), "name": "Robert"}, format="json")
 
     assert answer.status_code == 201
     assert answer.json()["role"] == "viewer"
     assert sign_in(bob).access
     assert User.objects.get(pk=bob.user.id).name == ""
+
+
+def test_whoever_sets_a_password_learns_that_the_account_has_one(alice: Person, bob: Person) -> None:
+    body = {"email": bob.email, "password": "a password of the inviter"}
+
+    answer = api(alice).post(members(alice), body, format="json")
+
+    assert answer.status_code == 409
+    assert not Membership.objects.for_org(alice.organization.id).filter(user=bob.user).exists()
 
 
 def test_nobody_joins_twice(alice: Person, dora: Person) -> None:

@@ -94,11 +94,20 @@ def invite_member(
     name: str = "",
     password: str | None = None,
 ) -> Membership:
-    """Let the person with this e-mail address into the organisation; name and password only count for a new person."""
+    """Let the person with this e-mail address into the organisation; name and password are those of a new person.
+
+    Raises Conflict where a password is given for an account that exists: whoever made that account knows its password,
+    and the caller would believe that it is theirs.
+    """
     organization = _organization_to_staff(actor, organization_id)
     _check_role(actor, role)
     with transaction.atomic():
         user = User.objects.filter(email=plain_email(email)).first()
+        if user and password:
+            raise Conflict(
+                "This address has an account already, with a password of its own. Ask the person whether it is theirs;"
+                " then leave the password out to let that account in."
+            )
         return _join(actor, organization, user or make_user(actor, email=email, password=password, name=name), role)
 
 
