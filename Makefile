@@ -20,10 +20,10 @@ dev: $(VENV)/dev.stamp
 	@GATEHOUSE_DEV=1 exec $(VENV)/bin/python manage.py runserver $(ARGS)
 
 test: $(VENV)/dev.stamp
-	@exec $(VENV)/bin/python tests/run.py $(ARGS)
+	@exec $(VENV)/bin/python -m tests.run $(ARGS)
 
 lint: $(VENV)/dev.stamp
-	@exec $(VENV)/bin/python tests/run.py lint
+	@exec $(VENV)/bin/python -m tests.run lint
 
 format: $(VENV)/dev.stamp
 	@$(VENV)/bin/ruff check --fix-only --quiet .

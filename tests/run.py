@@ -1,7 +1,7 @@
 """Everything that must hold before a change is good; `make test` runs it.
 
-    python tests/run.py                    all of it
-    python tests/run.py lint               the static checks only; also: sqlite, postgres, measured
+    python -m tests.run                    all of it
+    python -m tests.run lint               the static checks only; also: sqlite, postgres, measured
 
 First it looks for PostgreSQL, Redis, RabbitMQ and Chromium. What it finds is handed to the tests as TEST_DATABASE_URL,
 TEST_REDIS_URL, TEST_BROKER_URL and TEST_CHROMIUM (set one of them to name another than the usual address); tests that
@@ -23,8 +23,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import psycopg
+from amqp.exceptions import AMQPError
 from kombu import Connection
+from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.exceptions import RedisError
 
 PROJECT = Path(__file__).parent.parent
 PYTHON = sys.executable
@@ -32,8 +35,6 @@ TOOLS = Path(PYTHON).parent
 IS_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 CONNECT_SECONDS = 3
-LOOKS = (1, 2, 0)
-"""How many seconds to wait after each look that found nothing."""
 STATIC_SECONDS = 600
 PYTEST_SECONDS = 1000
 
@@ -55,15 +56,8 @@ class Service:
     address: str | None = None
 
     def look(self) -> None:
-        """Find the service, at the address of its variable if that is set, and say so.
-
-        A busy machine may leave one question unanswered, so it is asked again.
-        """
-        for pause in LOOKS:
-            self.address = self.find(os.environ.get(self.variable))
-            if self.address:
-                break
-            time.sleep(pause)
+        """Find the service, at the address of its variable if that is set, and say so."""
+        self.address = self.find(os.environ.get(self.variable))
         print(f"{self.name}: {'found' if self.address else 'not found'}", flush=True)
 
 
@@ -90,7 +84,7 @@ def find_redis(named: str | None) -> str | None:
     try:
         with Redis.from_url(url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS) as client:
             client.ping()
-    except Exception:  # whatever is wrong with it, it cannot be used
+    except (RedisError, OSError):
         return None
     return url
 
@@ -101,7 +95,7 @@ def find_rabbitmq(named: str | None) -> str | None:
     try:
         with Connection(url, connect_timeout=CONNECT_SECONDS) as connection:
             connection.connect()
-    except Exception:  # whatever is wrong with it, it cannot be used
+    except (OperationalError, AMQPError, OSError):
         return None
     return url
 
