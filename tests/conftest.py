@@ -3,13 +3,14 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 # Django is set up here and not by pyproject.toml: pytest-django would read the settings before this names their folder.
-_DATA = Path(tempfile.mkdtemp(prefix="gatehouse-tests-"))
-os.environ["GATEHOUSE_DATA"] = str(_DATA)
+# A worker of xdist inherits the variable that names the settings, so that there pytest-django has read them already:
+# it stays with the folder that it inherited as well.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["GATEHOUSE_DATA"] = tempfile.mkdtemp(prefix="gatehouse-tests-")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 os.environ.setdefault("GATEHOUSE_LOG_LEVEL", "warning")
 for _name in ("GATEHOUSE_KEY", "GATEHOUSE_ENV", "GATEHOUSE_PUBLIC_URL", "REDIS_URL", "BROKER_URL"):

@@ -1,5 +1,6 @@
 """`manage.py up`: a newcomer starts the platform, uses it, stops it, starts it again."""
 
+import base64
 import json
 import re
 import signal
@@ -156,6 +157,7 @@ def test_flags_do_what_the_variables_do_and_win(tmp_path):
 def test_two_that_start_at_once_on_one_database_both_come_up(tmp_path):
     database = f"sqlite://{tmp_path / 'shared.sqlite3'}"
     keys = {f"GATEHOUSE_{name}": "s" * 40 for name in ("SECRET_KEY", "KEY_PEPPER", "JOURNAL_KEY")}
+    keys["GATEHOUSE_SEALING_KEYS"] = f"1:{base64.b64encode(b's' * 32).decode()}"
     both = [Platform(tmp_path / name, "--no-demo", DATABASE_URL=database, **keys) for name in ("one", "two")]
     started = [
         subprocess.Popen(each.command, cwd=PROJECT, env=each.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -194,7 +196,8 @@ def test_a_signal_that_only_make_gets_ends_everything_too(tmp_path, number):
     makefile = tmp_path / "Makefile"
     makefile.write_text(f"up:\n\t@exec {sys.executable} manage.py up --no-demo\n")
     platform = Platform(tmp_path / "data")
-    platform.command = ["make", "--file", str(makefile), "up"]
+    # Whoever runs the tests in the background lets them ignore SIGINT; a person's terminal does not.
+    platform.command = ["env", "--default-signal=INT", "make", "--file", str(makefile), "up"]
 
     with platform:
         members = family(platform.pid)
