@@ -33,6 +33,7 @@ from apps.core.errors import (
 )
 from apps.core.threads import in_thread
 from config.bodies import read_body
+from config.mcp_lists import LEFT, filled
 from config.mcp_server import build_server, caller
 from config.mcp_sessions import Sessions
 
@@ -99,9 +100,10 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     method, body = await _read_message(scope, headers, receive)
     marks = logs.current_actor.set(actor), caller.set(actor)
     try:
+        left: list[bytes] = []
         inner = {**scope, "path": settings.MCP_PATH, "raw_path": settings.MCP_PATH.encode(), "root_path": "",
-                 "actor": actor, "user": _principal(actor)}  # fmt: skip
-        work = _within_share(inner, headers, _replayed(body, receive), send)
+                 "actor": actor, "user": _principal(actor), LEFT: left}  # fmt: skip
+        work = _within_share(inner, headers, _replayed(body, receive), filled(left, send))
         if scope["method"] == "GET" or method == "subscriptions/listen":
             await _while_admitted(work, lambda: _admit(credential, scope, headers))
         else:

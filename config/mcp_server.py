@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+import orjson
 from django.conf import settings
 from fastmcp import FastMCP
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -23,6 +24,7 @@ from apps.core.actor import Actor
 from apps.core.doors import read_json
 from apps.core.errors import Malformed, ServiceError, render
 from apps.gateway import services as gateway
+from config.mcp_lists import leave
 
 logger = logging.getLogger(__name__)
 INSTRUCTIONS = (
@@ -85,10 +87,12 @@ class Road:
             raise _rpc_error(INVALID_PARAMS, Malformed("This cursor is not one of ours: the list has one page."))
         tools = await gateway.tools_for(await self._actor(ctx))
         meta = {UNAVAILABLE: tools.unavailable} if tools.unavailable else {}
+        encoded = tools.encoded(is_modern=is_modern)
+        listed = [] if leave(ctx.request, encoded) else orjson.loads(encoded)
         if not is_modern:
-            return {"tools": tools.legacy_definitions, **({"_meta": meta} if meta else {})}
+            return {"tools": listed, **({"_meta": meta} if meta else {})}
         return {
-            "tools": tools.definitions,
+            "tools": listed,
             "resultType": "complete",
             "ttlMs": LIST_SECONDS * 1000,
             "cacheScope": "private",

@@ -6,6 +6,7 @@ touch no database in between. Nothing here asks an upstream.
 
 import asyncio
 import contextvars
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
+import orjson
 from django.conf import settings
 
 from apps.auth import services as auth
@@ -46,6 +48,8 @@ class Tool:
     name: str
     definition: dict[str, Any]
     resource: Resource
+    encoded: bytes
+    legacy_encoded: bytes
     native: NativeTool | None = None
     upstream: registry.CatalogueTool | None = None
 
@@ -57,12 +61,15 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolList:
-    """What one caller may use. `definitions` is for revision 2026-07-28, `legacy_definitions` for earlier ones."""
+    """What one caller may use."""
 
     tools: Mapping[str, Tool]
-    definitions: list[dict[str, Any]]
-    legacy_definitions: list[dict[str, Any]]
     unavailable: list[dict[str, Any]]
+
+    def encoded(self, *, is_modern: bool) -> bytes:
+        """The definitions as a JSON list, for revision 2026-07-28 or for the earlier ones."""
+        each = (tool.encoded if is_modern else tool.legacy_encoded for tool in self.tools.values())
+        return b"[" + b",".join(each) + b"]"
 
 
 @dataclass(slots=True)
@@ -87,12 +94,9 @@ class Snapshot:
 
     def _make_list(self, actor: Actor) -> ToolList:
         allowed = {name: tool for name, tool in self.tools.items() if is_allowed(actor, tool)}
-        definitions = [tool.definition for tool in allowed.values()]
         servers = {tool.server for tool in allowed.values()}
         return ToolList(
             tools=allowed,
-            definitions=definitions,
-            legacy_definitions=[_legacy(definition) for definition in definitions],
             unavailable=[each for each in self.unavailable if each["server"] in servers],
         )
 
@@ -221,7 +225,7 @@ def native_tools() -> dict[str, NativeTool]:
 def _native(tool: NativeTool) -> Tool:
     risk = "low" if tool.reads_only else "medium"
     resource = Resource("tool", tool.name, risk=risk, reads_only=tool.reads_only, required=(tool.permission,))
-    return Tool(tool.name, tool.definition, resource, native=tool)
+    return Tool(tool.name, tool.definition, resource, *_encodings(tool.definition), native=tool)
 
 
 def _upstream(offered: registry.CatalogueTool) -> Tool:
@@ -235,7 +239,21 @@ def _upstream(offered: registry.CatalogueTool) -> Tool:
         reads_only=offered.reads_only,
         required=tuple(offered.required_scopes),
     )
-    return Tool(offered.public_name, dict(offered.definition), resource, upstream=offered)
+    definition = dict(offered.definition)
+    return Tool(offered.public_name, definition, resource, *_encodings(definition), upstream=offered)
+
+
+def _encodings(definition: dict[str, Any]) -> tuple[bytes, bytes]:
+    """The definition as JSON for revision 2026-07-28, and for the earlier ones; most are the same bytes, kept once."""
+    encoded, legacy = _encode(definition), _legacy(definition)
+    return encoded, encoded if legacy is definition else _encode(legacy)
+
+
+def _encode(definition: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(definition)
+    except TypeError:
+        return json.dumps(definition).encode()  # integers of more than 64 bits
 
 
 def _iso(moment: datetime | None) -> str | None:
