@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 # An environment that has the development set keeps it: `make up` never takes tools away.
 SET := $(if $(wildcard $(VENV)/dev.stamp),dev,runtime)
 
-.PHONY: up dev test lint format lock bench
+.PHONY: up dev test lint format lock bench sbom pictures
 
 up: $(VENV)/$(SET).stamp
 	@exec $(VENV)/bin/python manage.py up $(ARGS)
@@ -28,6 +28,12 @@ lint: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	@$(VENV)/bin/ruff check --fix-only --quiet .
 	@$(VENV)/bin/ruff format --quiet .
+
+sbom: $(VENV)/dev.stamp
+	@exec $(VENV)/bin/python -m tests.static.supply --sbom sbom.json
+
+pictures: $(VENV)/dev.stamp
+	@exec $(VENV)/bin/python -m tests.pictures
 
 bench: $(VENV)/dev.stamp
 	@exec $(VENV)/bin/python benchmarks/run.py $(ARGS)

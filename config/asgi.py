@@ -1,5 +1,6 @@
 """The front: gives every request its id, refuses what must not come in, and sends it to its door."""
 
+import logging
 import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -11,6 +12,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 import orjson
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 
 from apps.core import logs
 from apps.core.doors import read_json
@@ -25,13 +27,17 @@ from apps.core.errors import (
 )
 from config import wsgi  # sets Django up before anything of ours is imported
 from config.bodies import read_body
+from config.headers import secured
 from config.lanes import in_lane
 from config.lifespan import owner, serve_lifespan
+from config.mcp_sessions import RELAYED
+from config.outages import as_outage
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 _JSON_TYPES = ("", "application/json")
 
@@ -53,8 +59,8 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
     marks = (logs.request_id.set(request_id), logs.current_actor.set(None))
 
     async def send_with_id(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+        if message["type"] == "http.response.start" and RELAYED not in scope:
+            message["headers"] = [*secured(scope, message.get("headers", [])), (b"x-request-id", request_id.encode())]
         await send(message)
 
     try:
@@ -67,11 +73,16 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
             body = await _read_checked(scope, receive)
             async with in_lane(scope, body):
                 await wsgi.answer(scope, body, send_with_id)
-    except ServiceError as error:
-        await _refuse(error, request_id, send_with_id)
+    except (ServiceError, OperationalError, InterfaceError) as error:
+        await _refuse(error if isinstance(error, ServiceError) else _outage(error), request_id, send_with_id)
     finally:
         logs.request_id.reset(marks[0])
         logs.current_actor.reset(marks[1])
+
+
+def _outage(error: Exception) -> ServiceError:
+    logger.warning("the database failed: %s", error)
+    return as_outage(error) or ServiceError()
 
 
 def _is_mcp(path: str) -> bool:

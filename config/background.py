@@ -1,6 +1,6 @@
 """The worker and the beat as threads of the web process, for `manage.py up`.
 
-Grown installations run both as processes of their own (the roles `worker` and `beat` of the image). Here a memory
+Grown installations run both as processes of their own (the roles `worker` and `beat`, see roles.py). Here a memory
 broker carries the ids of jobs; the rows in the database are the truth, so that nothing is lost with the process.
 """
 
@@ -10,13 +10,12 @@ import threading
 from typing import Any
 
 from django.apps import apps
-from django.db import DatabaseError, close_old_connections
+from django.conf import settings
 
 from apps.jobs import services as jobs
+from config.beat import keep_schedule
 
-logger = logging.getLogger(__name__)
-WORKER_THREADS = 2
-RETRY_SECONDS = 5.0
+WORKER_THREADS = 4
 
 
 def ensure_schedules() -> None:
@@ -68,26 +67,9 @@ class Background:
             app=app, pool_cls="threads", concurrency=WORKER_THREADS, loglevel=logging.WARNING,
             without_gossip=True, without_mingle=True, without_heartbeat=True,
         )  # fmt: skip
+        if not settings.ENV.broker_url:
+            jobs.requeue_after_restart()
         worker.start()
 
     def _beat(self) -> None:
-        from django_celery_beat.schedulers import DatabaseScheduler
-
-        from config.celery import app
-
-        scheduler = DatabaseScheduler(app=app)
-        pause = 0.0
-        while not self._stopping.wait(pause):
-            pause = _tick(scheduler)
-        scheduler.close()
-        close_old_connections()
-
-
-def _tick(scheduler: Any) -> float:
-    """Fire what is due; the seconds until the next look. A busy database is no reason to stop for good."""
-    try:
-        return float(scheduler.tick())
-    except DatabaseError:
-        logger.exception("The schedule could not be read; trying again.")
-        close_old_connections()
-        return RETRY_SECONDS
+        keep_schedule(self._stopping)

@@ -1,24 +1,24 @@
-"""The dashboard of the control room: what happened in the last day, how the servers fare, what waits for a person."""
+"""The dashboard of the control room: what was called, how the servers fare, what waits for a person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import Count
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils import timezone
 
 from apps.core.actor import Actor
-from apps.core.staff import actor_of, ago, code, link, milliseconds, reveal
+from apps.core.staff import Chart, Line, actor_of, ago, chart, code, link, milliseconds, reveal
 from apps.usage import services as usage
+from config.first_steps import first_steps
 
 if TYPE_CHECKING:
     from config.staff import StaffSite
 
-HOURS = 24
 SHOWN = 6
+SPAN_NAMES = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
+USUAL_SPAN = "24h"
 HEALTHS = (
     ("healthy", "Healthy", "good"),
     ("degraded", "Degraded", "warn"),
@@ -38,29 +38,18 @@ class Figure:
     tone: str = "plain"
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """The calls of an hour, as heights in per cent of the busiest hour."""
-
-    title: str
-    hour: str
-    fine: float
-    errors: float
-    denied: float
-
-
 def dashboard(site: "StaffSite", request: HttpRequest) -> dict[str, Any]:
     """What the overview shows; each part only to those who may see its rows."""
     actor = actor_of(request)
-    since = timezone.now() - timedelta(hours=HOURS)
     servers = site.page_of("registry_server")
-    shown: dict[str, Any] = {"organization_chosen": actor.organization_id is not None}
+    shown: dict[str, Any] = {
+        "steps": first_steps(site, request),
+        "must_choose": actor.organization_id is None and not usage.has_been_called(None),
+    }
     if servers and actor.can("server.read"):
-        present = servers.findable(request)
-        shown.update(has_servers=present.exists(), healths=_healths(present), waiting=_waiting(site, request))
-        shown["steps"] = _first_steps(actor) if not shown["has_servers"] else ()
+        shown.update(healths=_healths(servers.findable(request)), waiting=_waiting(site, request))
     if actor.can("usage.read"):
-        shown.update(figures=_figures(actor, since), bars=_bars(site, request, since), denials=_denials(actor))
+        shown.update(_usage(actor, request.GET.get("span", "")), denials=_denials(actor))
     if actor.can("audit.read"):
         journal = site.page_of("audit_entry")
         entries = journal.get_queryset(request)[:SHOWN]
@@ -68,27 +57,46 @@ def dashboard(site: "StaffSite", request: HttpRequest) -> dict[str, Any]:
     return shown
 
 
-def _figures(actor: Actor, since: datetime) -> list[Figure]:
-    found = usage.summarize(actor.organization_id, since=since)
+# Calls ------------------------------------------------------------------------------------------------------------
+
+
+def _usage(actor: Actor, asked_for: str) -> dict[str, Any]:
+    chosen = asked_for if asked_for in usage.SPANS else USUAL_SPAN
+    span = usage.SPANS[chosen]
+    overview = usage.look_back(actor.organization_id, span=span)
+    return {
+        "span": chosen,
+        "span_name": SPAN_NAMES[chosen],
+        "spans": [{"key": key, "name": name, "is_chosen": key == chosen} for key, name in SPAN_NAMES.items()],
+        "step": span.period.label.lower(),
+        "figures": _figures(overview.total, SPAN_NAMES[chosen]),
+        "has_calls": overview.total.calls > 0,
+        "charts": [_calls_chart(overview, span), _latency_chart(overview, span)],
+        "points": [_told(point, span) for point in reversed(overview.points)],
+        "busiest": _busiest(actor, span),
+    }
+
+
+def _figures(total: usage.Figures, span_name: str) -> list[Figure]:
     events = reverse("admin:usage_usageevent_changelist")
     return [
-        Figure("Calls", f"{found.calls:,}", "in 24 hours", events),
+        Figure("Calls", f"{total.calls:,}", f"in {span_name}", events),
         Figure(
             "Errors",
-            f"{found.errors:,}",
-            _share(found.errors, found.calls),
+            f"{total.errors:,}",
+            _share(total.errors, total.calls),
             f"{events}?status__exact=error",
-            "warn" if found.errors else "plain",
+            "warn" if total.errors else "plain",
         ),
         Figure(
             "Denied",
-            f"{found.denied:,}",
-            _share(found.denied, found.calls),
+            f"{total.denied:,}",
+            _share(total.denied, total.calls),
             f"{events}?status__exact=denied",
-            "bad" if found.denied else "plain",
+            "bad" if total.denied else "plain",
         ),
-        Figure("Median", milliseconds(found.p50_ms), "p50, arrival to answer", events),
-        Figure("Slowest 5 %", milliseconds(found.p95_ms), "p95, arrival to answer", events),
+        Figure("Median", _about(total.p50_ms), "p50, within a fifth", events),
+        Figure("Slowest 5 %", _about(total.p95_ms), "p95, within a fifth", events),
     ]
 
 
@@ -96,19 +104,77 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} % of calls" if whole else "no calls yet"
 
 
-def _bars(site: "StaffSite", request: HttpRequest, since: datetime) -> list[Bar]:
-    counted = site.page_of("usage_usageevent").by_hour(request, since)
-    first = since.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
-    hours = [first + timedelta(hours=number) for number in range(HOURS)]
-    busiest = max((counted[hour]["calls"] for hour in hours if hour in counted), default=0)
-    return [_bar(hour, counted.get(hour), busiest) for hour in hours] if busiest else []
+def _about(latency_ms: float | None) -> str:
+    """Percentiles come from buckets: more digits would pretend."""
+    return milliseconds(latency_ms if latency_ms is None else float(f"{latency_ms:.2g}"))
 
 
-def _bar(hour: datetime, row: dict[str, Any] | None, busiest: int) -> Bar:
-    calls, errors, denied = (row["calls"], row["errors"], row["denied"]) if row else (0, 0, 0)
-    title = f"{hour:%H}:00 UTC: {calls:,} calls, {errors:,} errors, {denied:,} denied"
-    fine = calls - errors - denied
-    return Bar(title, f"{hour:%H}", *(round(100 * each / busiest, 2) for each in (fine, errors, denied)))
+def _calls_chart(overview: usage.Overview, span: usage.Span) -> Chart:
+    total, points = overview.total, overview.points
+    lines = [
+        Line(
+            "fine", "--gh-accent", [each.figures.calls - each.figures.errors - each.figures.denied for each in points]
+        ),
+        Line("errors", "--gh-warn", [each.figures.errors for each in points]),
+        Line("denied", "--gh-bad", [each.figures.denied for each in points]),
+    ]
+    said = f"{total.calls:,} calls, {total.errors:,} of them errors and {total.denied:,} denied"
+    return chart("bar", f"Calls by {span.period.label.lower()}", said, lines, _labels(points, span))
+
+
+def _latency_chart(overview: usage.Overview, span: usage.Span) -> Chart:
+    points = overview.points
+    lines = [
+        Line("p50", "--gh-accent", [each.figures.p50_ms for each in points]),
+        Line("p95", "--gh-info", [each.figures.p95_ms for each in points]),
+    ]
+    said = f"half took at most {_about(overview.total.p50_ms)}, 95 % at most {_about(overview.total.p95_ms)}"
+    return chart("line", f"Milliseconds by {span.period.label.lower()}", said, lines, _labels(points, span))
+
+
+def _labels(points: Sequence[usage.Point], span: usage.Span) -> list[str]:
+    return [_short(point, span) for point in points]
+
+
+def _short(point: usage.Point, span: usage.Span) -> str:
+    is_hours = span == usage.SPANS["24h"]
+    return f"{point.starts_at:%H}:00" if is_hours else f"{point.starts_at.day} {point.starts_at:%b}"
+
+
+def _told(point: usage.Point, span: usage.Span) -> list[str]:
+    """A row of the table that says what the charts show."""
+    found = point.figures
+    when = f"{point.starts_at:%Y-%m-%d}" + (f" {_short(point, span)}" if span == usage.SPANS["24h"] else "")
+    counts = (f"{number:,}" for number in (found.calls, found.errors, found.denied))
+    return [when, *counts, _about(found.p50_ms), _about(found.p95_ms)]
+
+
+def _busiest(actor: Actor, span: usage.Span) -> Sequence[Sequence[object]]:
+    return [
+        (
+            code(each.name) if each.name else "names that no tool has",
+            f"{each.figures.calls:,}",
+            f"{each.figures.errors:,}",
+            f"{each.figures.denied:,}",
+            _about(each.figures.p95_ms),
+        )
+        for each in usage.busiest_tools(actor.organization_id, span=span, limit=SHOWN)
+    ]
+
+
+def _denials(actor: Actor) -> Sequence[Sequence[object]]:
+    return [
+        (
+            link("usage_usageevent", each.pk, ago(each.at)),
+            code(each.name or each.method),
+            reveal(each.actor_label),
+            code(each.error_code),
+        )
+        for each in usage.latest_denials(actor.organization_id, limit=SHOWN)
+    ]
+
+
+# Servers ----------------------------------------------------------------------------------------------------------
 
 
 def _healths(servers: Any) -> list[dict[str, Any]]:
@@ -132,46 +198,3 @@ def _waiting(site: "StaffSite", request: HttpRequest) -> dict[str, Any]:
             for row in found[:SHOWN]
         ]
     return {"rows": rows[:SHOWN], "total": total}
-
-
-def _denials(actor: Actor) -> Sequence[Sequence[object]]:
-    return [
-        (
-            link("usage_usageevent", each.pk, ago(each.at)),
-            code(each.name or each.method),
-            reveal(each.actor_label),
-            code(each.error_code),
-        )
-        for each in usage.latest_denials(actor.organization_id, limit=SHOWN)
-    ]
-
-
-def _first_steps(actor: Actor) -> list[dict[str, str]]:
-    add = reverse("admin:registry_server_add") if actor.organization_id else ""
-    key = reverse("admin:accounts_apikey_add") if actor.organization_id else ""
-    return [
-        {
-            "icon": "dns",
-            "title": "Add a server",
-            "text": "Give the address of an MCP server that your agents should use.",
-            "url": add,
-        },
-        {
-            "icon": "verified",
-            "title": "Approve it",
-            "text": "Test the connection, discover its tools, read them, then approve the server.",
-            "url": "",
-        },
-        {
-            "icon": "key",
-            "title": "Make a key",
-            "text": "An agent signs in with an API key. It is shown once.",
-            "url": key,
-        },
-        {
-            "icon": "smart_toy",
-            "title": "Connect an agent",
-            "text": "Point it at /mcp with the key. Its calls appear here.",
-            "url": "",
-        },
-    ]

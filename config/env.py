@@ -20,10 +20,9 @@ from urllib.parse import unquote, urlsplit
 from dotenv import dotenv_values
 
 from apps.core.keyfiles import new_sealing_key, new_signing_key, parse_sealing_keys, parse_signing_keys
+from config import kinds
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-_SHORTEST_SECRET = 32
-_PORTS = 65536
 _OURS = re.compile(r"^(GATEHOUSE_|DATABASE_|REDIS_|BROKER_|UPSTREAM_|BREAKER_|SEALING_|JOURNAL_|SIGNING_|KEY_)")
 _LOOKS_MISSPELT = 0.86
 
@@ -32,90 +31,12 @@ class SettingsError(Exception):
     """A setting is wrong or missing; the message names the variable and the cure."""
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _integer(value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise ValueError("a whole number is needed")
-    return int(value)
-
-
-def _seconds(value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", value) or float(value) <= 0:
-        raise ValueError("a positive number of seconds is needed, such as 30 or 0.5")
-    return float(value)
-
-
-def _flag(value: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if value.lower() not in words:
-        raise ValueError("1 or 0 is needed")
-    return words[value.lower()]
-
-
-def _list(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-def _lines(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in re.split(r"[\n;]", value) if part.strip())
-
-
-def _port(value: str) -> int:
-    number = _integer(value)
-    if not 0 < number < _PORTS:
-        raise ValueError("a port between 1 and 65535 is needed")
-    return number
-
-
-def _choice(*words: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in words:
-            raise ValueError(f"one of {', '.join(words)} is needed")
-        return value
-
-    return parse
-
-
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in schemes or not (parts.hostname or parts.scheme in ("sqlite", "memory")):
-            raise ValueError(f"a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)} is needed")
-        try:
-            _ = parts.port
-        except ValueError as error:  # its own words would repeat a part of the password
-            raise ValueError(
-                "its port is no number; write / ? # @ and : in a user or password as %2F %3F %23 %40 and %3A"
-            ) from error
-        return value.rstrip("/")
-
-    return parse
-
-
-def _host_ports(value: str) -> tuple[str, ...]:
-    entries = _list(value)
-    for entry in entries:
-        host, _, port = entry.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < _PORTS:
-            raise ValueError(f"host:port is needed, not {entry!r}")
-    return tuple(entry.lower() for entry in entries)
-
-
-def _secret(value: str) -> str:
-    if len(value) < _SHORTEST_SECRET:
-        raise ValueError(f"at least {_SHORTEST_SECRET} characters are needed")
-    return value
-
-
 def _make_secret() -> str:
     return secrets.token_urlsafe(48)
 
 
 def _variable(
-    name: str, about: str, parse: Callable[[str], Any] = _text, default: str | None = None, *,
+    name: str, about: str, parse: Callable[[str], Any] = kinds.text, default: str | None = None, *,
     made_by: Callable[[], str] | None = None,
 ) -> Any:  # fmt: skip
     return dataclass_field(metadata={"name": name, "about": about, "parse": parse, "default": default, "make": made_by})
@@ -128,96 +49,165 @@ class Env:
     data: Path = _variable(
         "GATEHOUSE_DATA", "The folder for the embedded database, files and secrets.", Path, str(BASE_DIR / "data")
     )
-    host: str = _variable("GATEHOUSE_HOST", "The address that `up` listens on.", _text, "127.0.0.1")
-    port: int = _variable("GATEHOUSE_PORT", "The port that `up` listens on.", _port, "8000")
+    host: str = _variable("GATEHOUSE_HOST", "The address that `up` listens on.", kinds.text, "127.0.0.1")
+    port: int = _variable("GATEHOUSE_PORT", "The port that `up` listens on.", kinds.port, "8000")
     env: str = _variable(
         "GATEHOUSE_ENV",
         "development, staging or production; the last two refuse unsafe defaults.",
-        _choice("development", "staging", "production"),
+        kinds.choice("development", "staging", "production"),
         "development",
     )
-    dev: bool = _variable("GATEHOUSE_DEV", "1 for the development server with reload and full traces.", _flag, "0")
+    dev: bool = _variable("GATEHOUSE_DEV", "1 for the development server with reload and full traces.", kinds.flag, "0")
     public_url: str | None = _variable(
         "GATEHOUSE_PUBLIC_URL",
         "Where users reach this installation; unset: http://127.0.0.1:PORT.",
-        _url("http", "https"),
+        kinds.url("http", "https"),
     )
     allowed_hosts: tuple[str, ...] = _variable(
-        "GATEHOUSE_ALLOWED_HOSTS", "More host names to answer to, besides that of the public URL.", _list, ""
+        "GATEHOUSE_ALLOWED_HOSTS", "More host names to answer to, besides that of the public URL.", kinds.words, ""
     )
     trusted_proxies: int = _variable(
         "GATEHOUSE_TRUSTED_PROXIES",
         "How many reverse proxies in front may be believed about the caller's address.",
-        _integer,
+        kinds.integer,
         "0",
     )
     egress_allow: tuple[str, ...] = _variable(
         "GATEHOUSE_EGRESS_ALLOW",
         "host:port pairs, by commas, that may be called although they are private or on an unusual port.",
-        _host_ports,
+        kinds.host_ports,
         "",
     )
     stdio_allow: tuple[str, ...] = _variable(
         "GATEHOUSE_STDIO_ALLOW",
         "Whole command lines, by semicolons, that stdio servers may run; * may end an argument.",
-        _lines,
+        kinds.lines,
         "",
     )
     key: str | None = _variable("GATEHOUSE_KEY", "The API key that `mcp stdio` acts with.")
+    require_second_factor: bool = _variable(
+        "GATEHOUSE_REQUIRE_SECOND_FACTOR",
+        "1: owners, admins and platform admins need a second factor, which the control room sets up with them.",
+        kinds.flag,
+        "0",
+    )
+    confirm_seconds: float = _variable(
+        "GATEHOUSE_CONFIRM_SECONDS",
+        "For how long staff need not prove again that it is them before they touch keys, secrets and rights.",
+        kinds.seconds,
+        "600",
+    )
     log_level: str = _variable(
-        "GATEHOUSE_LOG_LEVEL", "debug, info, warning or error.", _choice("debug", "info", "warning", "error"), "info"
+        "GATEHOUSE_LOG_LEVEL",
+        "debug, info, warning or error.",
+        kinds.choice("debug", "info", "warning", "error"),
+        "info",
     )
     web_threads: int = _variable(
         "GATEHOUSE_WEB_THREADS",
         "Threads for synchronous work in a web process; each may hold a database connection.",
-        _integer,
+        kinds.count,
         "8",
     )
     max_body_bytes: int = _variable(
-        "GATEHOUSE_MAX_BODY_BYTES", "The longest request body that is read, in bytes.", _integer, "4194304"
+        "GATEHOUSE_MAX_BODY_BYTES", "The longest request body that is read, in bytes.", kinds.integer, "4194304"
     )
     database_url: str | None = _variable(
         "DATABASE_URL",
         "postgres://user:password@host:port/name; unset: SQLite in the data folder.",
-        _url("postgres", "postgresql", "sqlite"),
+        kinds.url("postgres", "postgresql", "sqlite"),
+    )
+    database_statement_seconds: float = _variable(
+        "DATABASE_STATEMENT_SECONDS",
+        "After how long PostgreSQL ends a statement; whoever waits for it is told to come back.",
+        kinds.seconds,
+        "30",
     )
     redis_url: str | None = _variable(
-        "REDIS_URL", "redis://host:port/number; unset: an in-process cache.", _url("redis", "rediss")
+        "REDIS_URL", "redis://host:port/number; unset: an in-process cache.", kinds.url("redis", "rediss")
     )
     broker_url: str | None = _variable(
         "BROKER_URL",
         "amqp://… or redis://…; unset: jobs run inside this process.",
-        _url("amqp", "amqps", "redis", "rediss"),
+        kinds.url("amqp", "amqps", "redis", "rediss"),
+    )
+    job_lease_seconds: float = _variable(
+        "GATEHOUSE_JOB_LEASE_SECONDS",
+        "How long a running job may give no sign of life before another worker takes it over.",
+        kinds.seconds,
+        "30",
+    )
+    jobs_per_organization: int = _variable(
+        "GATEHOUSE_JOBS_PER_ORGANIZATION",
+        "How many jobs of one organisation run at once; keep it below the number of all workers' threads or processes.",
+        kinds.count,
+        "2",
+    )
+    queue: str = _variable(
+        "GATEHOUSE_QUEUE",
+        "The name of the queue at the broker; installations that share a broker need one each.",
+        kinds.name,
+        "gatehouse",
+    )
+    worker_processes: int = _variable(
+        "GATEHOUSE_WORKER_PROCESSES",
+        "How many jobs a process of the role worker runs at once, each in a child process.",
+        kinds.count,
+        "2",
+    )
+    start_seconds: float = _variable(
+        "GATEHOUSE_START_SECONDS",
+        "How long a start waits for a database, a broker or a Redis that does not answer.",
+        kinds.seconds,
+        "30",
     )
     upstream_timeout_seconds: float = _variable(
-        "UPSTREAM_TIMEOUT_SECONDS", "How long a call to an upstream may take.", _seconds, "30"
+        "UPSTREAM_TIMEOUT_SECONDS", "How long a call to an upstream may take.", kinds.seconds, "30"
     )
     breaker_failures: int = _variable(
-        "BREAKER_FAILURES", "Failures in a row after which a server is not called any more.", _integer, "5"
+        "BREAKER_FAILURES", "Failures in a row after which a server is not called any more.", kinds.integer, "5"
     )
     breaker_open_seconds: float = _variable(
-        "BREAKER_OPEN_SECONDS", "How long a failed server is left alone before one call probes it.", _seconds, "10"
+        "BREAKER_OPEN_SECONDS",
+        "How long a failed server is left alone before one call probes it.",
+        kinds.seconds,
+        "10",
     )
     upstream_max_result_bytes: int = _variable(
         "UPSTREAM_MAX_RESULT_BYTES",
         "The largest answer of an upstream that is passed on, in bytes.",
-        _integer,
+        kinds.integer,
         "10485760",
     )
+    upstream_max_held_bytes: int = _variable(
+        "UPSTREAM_MAX_HELD_BYTES",
+        "How many bytes of large answers this process holds at once, on their way to agents; one organisation half.",
+        kinds.count,
+        "67108864",
+    )
     stdio_max_processes: int = _variable(
-        "GATEHOUSE_STDIO_MAX_PROCESSES", "How many stdio children may run at once in this process.", _integer, "20"
+        "GATEHOUSE_STDIO_MAX_PROCESSES",
+        "How many stdio children may run at once in this process.",
+        kinds.integer,
+        "20",
     )
     stdio_idle_seconds: float = _variable(
-        "GATEHOUSE_STDIO_IDLE_SECONDS", "After how long without a call a stdio child is stopped.", _seconds, "300"
+        "GATEHOUSE_STDIO_IDLE_SECONDS", "After how long without a call a stdio child is stopped.", kinds.seconds, "300"
     )
     secret_key: str = _variable(
-        "GATEHOUSE_SECRET_KEY", "Signs cookies and forms; 32 characters or more.", _secret, made_by=_make_secret
+        "GATEHOUSE_SECRET_KEY", "Signs cookies and forms; 32 characters or more.", kinds.secret, made_by=_make_secret
     )
     key_pepper: str = _variable(
-        "GATEHOUSE_KEY_PEPPER", "Keys the hashes of API keys; 32 characters or more.", _secret, made_by=_make_secret
+        "GATEHOUSE_KEY_PEPPER",
+        "Keys the hashes of API keys; 32 characters or more.",
+        kinds.secret,
+        made_by=_make_secret,
     )
     journal_key: str = _variable(
-        "GATEHOUSE_JOURNAL_KEY", "Keys the chain of the journal; 32 characters or more.", _secret, made_by=_make_secret
+        "GATEHOUSE_JOURNAL_KEY",
+        "Keys the chain of the journal; 32 characters or more.",
+        kinds.secret,
+        made_by=_make_secret,
     )
     sealing_keys: dict[int, bytes] = _variable(
         "GATEHOUSE_SEALING_KEYS",

@@ -1,9 +1,13 @@
 """Whether it works: for whoever watches over it in a word, for staff in detail."""
 
+import errno
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 from django.apps import apps as installed
 from django.conf import settings
 from django.core.cache import cache
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from pydantic import Field
 
@@ -24,9 +28,13 @@ from apps.registry import services as registry
 from apps.registry.schemas import ServerFilters
 from config import rest
 from config.apps import STARTED
+from config.doctor.parts import examine_broker
 from config.middleware import staff_actor
 
 _READ_ONLY = ["GET", "HEAD"]
+BROKER_SECONDS = 5.0
+FOLDER_SECONDS = 2.0
+PROBE_BYTES = 64 * 1024
 
 
 # In a word ---------------------------------------------------------------------------------------------------------
@@ -38,8 +46,10 @@ def live(request: HttpRequest) -> HttpResponse:
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """Whether this process may take traffic: its database answers."""
-    return _answer([_database()], good="ready", bad="not ready")
+    """Whether this process may take traffic: its database answers. What else is wrong is told, and keeps nobody out."""
+    database = _database()
+    rest_of_us = [_cache()] if settings.ENV.redis_url else []
+    return _answer([database, *rest_of_us], well=database.ok, good="ready", bad="not ready")
 
 
 def health(request: HttpRequest) -> HttpResponse:
@@ -62,7 +72,7 @@ class Timed:
 
 def timed_checks() -> Iterator[Timed]:
     """Every check, one after the other."""
-    for look in [lambda: [_database()], lambda: [_cache()], *_rooms()]:
+    for look in [lambda: [_database()], lambda: [_folder()], lambda: [_cache()], lambda: [_broker()], *_rooms()]:
         started = time.monotonic()
         checks = look()
         ms = (time.monotonic() - started) * 1000
@@ -72,11 +82,18 @@ def timed_checks() -> Iterator[Timed]:
 def _rooms() -> Iterator[Callable[[], list[Check]]]:
     for config in installed.get_app_configs():
         if config.name.startswith("apps.") and find_spec(f"{config.name}.health"):
-            yield import_module(f"{config.name}.health").check
+            yield partial(_look_into, config.label, import_module(f"{config.name}.health").check)
 
 
-def _answer(checks: list[Check], *, good: str, bad: str) -> HttpResponse:
-    well = all(check.ok for check in checks)
+def _look_into(name: str, check: Callable[[], list[Check]]) -> list[Check]:
+    try:
+        return check()
+    except (DatabaseError, InterfaceError):
+        return [Check(name, ok=False, message="Not known: the database does not answer.")]
+
+
+def _answer(checks: list[Check], *, good: str, bad: str, well: bool | None = None) -> HttpResponse:
+    well = all(check.ok for check in checks) if well is None else well
     body = {
         "status": good if well else bad,
         "checks": {check.name: {"ok": check.ok, "message": check.message} for check in checks},
@@ -88,9 +105,30 @@ def _database() -> Check:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         return Check("database", ok=False, message="The database does not answer.")
     return Check("database", ok=True)
+
+
+def _folder() -> Check:
+    """The data folder takes files: a full disk shows here before the database meets it."""
+    refusal = _refusal_of_folder(int(time.monotonic() / FOLDER_SECONDS))
+    if refusal is None:
+        return Check("data folder", ok=True)
+    if refusal == errno.ENOSPC:
+        return Check("data folder", ok=False, message="Its disk is full. Make room; nothing can be changed until then.")
+    return Check("data folder", ok=False, message=f"It cannot be written: {os.strerror(refusal).lower()}.")
+
+
+@lru_cache(maxsize=1)
+def _refusal_of_folder(_moment: int) -> int | None:
+    """The error's number when a small file cannot be written there; looked at once in a while, for anybody may ask."""
+    try:
+        with tempfile.TemporaryFile(dir=settings.DATA_DIR, buffering=0) as probe:
+            probe.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        return error.errno or errno.EIO
+    return None
 
 
 def _cache() -> Check:
@@ -99,6 +137,18 @@ def _cache() -> Check:
     except Exception:  # each cache backend raises errors of its own
         return Check("cache", ok=False, message="The cache does not answer; work goes on without it.")
     return Check("cache", ok=True)
+
+
+def _broker() -> Check:
+    if settings.ENV.broker_url and not _broker_answers(int(time.monotonic() / BROKER_SECONDS)):
+        return Check("broker", ok=False, message="The broker does not answer; jobs wait in the database.")
+    return Check("broker", ok=True)
+
+
+@lru_cache(maxsize=1)
+def _broker_answers(_moment: int) -> bool:
+    """Looked at once in a while: anybody may ask, and each look is a connection."""
+    return examine_broker().ok
 
 
 # In detail ---------------------------------------------------------------------------------------------------------
@@ -155,7 +205,7 @@ def detailed(request: HttpRequest) -> HttpResponse:
         details = describe(_staff(request))
     except ServiceError as error:
         return rest.error_response(request, error)
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         return rest.error_response(request, BackendDown("The database cannot be reached. /health says what else."))
     answer = JsonResponse(details.model_dump(mode="json"), status=200 if details.status == "healthy" else 503)
     answer["Cache-Control"] = "no-store"
@@ -208,6 +258,8 @@ def _signed_in(request: HttpRequest) -> Actor:
     user: Any = request.user
     if not user.is_authenticated:
         raise NotAuthenticated
+    if auth.is_second_factor_missing(user):
+        raise NotPermitted("Staff need a second factor here. The control room sets one up with you.")
     actor = staff_actor(request, user)
     if actor is None:
         raise NotPermitted("Only owners and admins of an organisation may read this.")

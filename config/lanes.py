@@ -33,7 +33,7 @@ class Lane:
 
 
 LANES = (
-    Lane("sign-in", re.compile(r"/api/v1/auth/login\Z|/admin/login/\Z")),
+    Lane("sign-in", re.compile(r"/api/v1/auth/(?:login|invitations/accept)\Z|/admin/login/\Z|/invitation\Z")),
     Lane(
         "servers",
         re.compile(

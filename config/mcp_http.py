@@ -19,7 +19,7 @@ from mcp.server.context import ServerRequestContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from apps.auth import services as auth
-from apps.core import logs
+from apps.core import budget, logs
 from apps.core.actor import Actor
 from apps.core.doors import read_json
 from apps.core.errors import (
@@ -33,9 +33,11 @@ from apps.core.errors import (
 )
 from apps.core.threads import in_thread
 from config.bodies import read_body
+from config.mcp_held import HELD, paced
 from config.mcp_lists import LEFT, filled
+from config.mcp_relay import Relay, relaying
 from config.mcp_server import build_server, caller
-from config.mcp_sessions import Sessions
+from config.mcp_sessions import RELAYED, Sessions
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -57,6 +59,7 @@ class Misdirected(ServiceError):
 
 _apps: dict[asyncio.AbstractEventLoop, Any] = {}
 _sessions: dict[asyncio.AbstractEventLoop, Sessions] = {}
+_relays: dict[asyncio.AbstractEventLoop, Relay] = {}
 
 
 @asynccontextmanager
@@ -68,9 +71,24 @@ async def running() -> AsyncIterator[None]:
     async with app.lifespan(app):
         _apps[loop], _sessions[loop] = app, Sessions()
         try:
-            yield
+            async with _with_others(loop):
+                yield
         finally:
             del _apps[loop], _sessions[loop]
+
+
+@asynccontextmanager
+async def _with_others(loop: asyncio.AbstractEventLoop) -> AsyncIterator[None]:
+    """Reach the sessions of other web processes, where Redis lets there be others."""
+    from config.asgi import application
+
+    async with relaying(application) as relay:
+        if relay is not None:
+            _relays[loop] = relay
+        try:
+            yield
+        finally:
+            _relays.pop(loop, None)
 
 
 def count_sessions(organization_id: UUID | None) -> int:
@@ -98,19 +116,50 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     credential = _credential(headers)
     actor = await _admit(credential, scope, headers)
     method, body = await _read_message(scope, headers, receive)
+    relay = _relays.get(asyncio.get_running_loop())
+    if relay is not None:
+        owner, session_id = relay.owner_of(headers.get(b"mcp-session-id", b"").decode("latin-1"))
+        if owner not in ("", relay.name) and RELAYED not in scope:
+            if await relay.forward(owner, scope, body, receive, send):
+                return
+        elif owner:
+            scope = _with_inner_id(scope, headers, session_id.encode())
+        send = _with_public_id(relay, send)
     marks = logs.current_actor.set(actor), caller.set(actor)
     try:
         left: list[bytes] = []
         inner = {**scope, "path": settings.MCP_PATH, "raw_path": settings.MCP_PATH.encode(), "root_path": "",
                  "actor": actor, "user": _principal(actor), LEFT: left}  # fmt: skip
-        work = _within_share(inner, headers, _replayed(body, receive), filled(left, send))
-        if scope["method"] == "GET" or method == "subscriptions/listen":
-            await _while_admitted(work, lambda: _admit(credential, scope, headers))
-        else:
-            await work
+        with budget.share_for(actor.organization_id) as inner[HELD]:
+            work = _within_share(inner, headers, _replayed(body, receive), filled(left, paced(send)))
+            if scope["method"] == "GET" or method == "subscriptions/listen":
+                await _while_admitted(work, lambda: _admit(credential, scope, headers))
+            else:
+                await work
     finally:
         logs.current_actor.reset(marks[0])
         caller.reset(marks[1])
+
+
+def _with_inner_id(scope: Scope, headers: dict[bytes, bytes], session_id: bytes) -> Scope:
+    """The request with the session's id as the SDK knows it; the headers that were read follow."""
+    headers[b"mcp-session-id"] = session_id
+    sent = [(name, session_id if name == b"mcp-session-id" else value) for name, value in scope["headers"]]
+    return {**scope, "headers": sent}
+
+
+def _with_public_id(relay: Relay, send: Send) -> Send:
+    """A `send` that tells a session's id with its process."""
+
+    async def send_public(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [
+                (name, relay.public_id(value.decode()).encode() if name == b"mcp-session-id" else value)
+                for name, value in message["headers"]
+            ]}  # fmt: skip
+        await send(message)
+
+    return send_public
 
 
 async def _within_share(inner: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 import orjson
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from fastmcp import FastMCP
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, INVALID_REQUEST, SERVER_INFO_META_KEY
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, SERVER_INFO_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from apps.core import logs
@@ -24,7 +25,9 @@ from apps.core.actor import Actor
 from apps.core.doors import read_json
 from apps.core.errors import Malformed, ServiceError, render
 from apps.gateway import services as gateway
+from config.mcp_held import share_of
 from config.mcp_lists import leave
+from config.outages import as_outage
 
 logger = logging.getLogger(__name__)
 INSTRUCTIONS = (
@@ -32,6 +35,7 @@ INSTRUCTIONS = (
     " `search` finds tools by words and `fetch` shows one in full; `platform_health` tells what is out of order."
 )
 LIST_SECONDS = 5
+_LISTS = frozenset({"tools/list", "resources/list", "resources/templates/list", "prompts/list"})
 HERE = "127.0.0.1"
 """From where somebody calls over standard input: this machine. A key that is bound to addresses has to allow it."""
 UNAVAILABLE = "gatehouse/unavailable"
@@ -73,6 +77,8 @@ class Road:
         if ctx.method == "initialize":
             _close_with_session(ctx)
             return await call_next(ctx)
+        if ctx.method in _LISTS and (ctx.params or {}).get("cursor") is not None:
+            raise _rpc_error(INVALID_PARAMS, Malformed("This cursor is not one of ours: the list has one page."))
         is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
         # Before the handshake FastMCP refuses both in the SDK's own words.
         is_ready = is_modern or ctx.session.client_params is not None
@@ -83,9 +89,10 @@ class Road:
         return await call_next(ctx)
 
     async def _list(self, ctx: ServerRequestContext[Any, Any], *, is_modern: bool) -> dict[str, Any]:
-        if (ctx.params or {}).get("cursor") is not None:
-            raise _rpc_error(INVALID_PARAMS, Malformed("This cursor is not one of ours: the list has one page."))
-        tools = await gateway.tools_for(await self._actor(ctx))
+        try:
+            tools = await gateway.tools_for(await self._actor(ctx))
+        except (OperationalError, InterfaceError) as error:
+            raise _rpc_error(INTERNAL_ERROR, as_outage(error) or ServiceError()) from error
         meta = {UNAVAILABLE: tools.unavailable} if tools.unavailable else {}
         encoded = tools.encoded(is_modern=is_modern)
         listed = [] if leave(ctx.request, encoded) else orjson.loads(encoded)
@@ -104,12 +111,15 @@ class Road:
         name, arguments = self._read_call(ctx.params or {})
         try:
             result = await gateway.call_tool(
-                actor, name=name, arguments=arguments, session_id=_session_id(ctx), endpoint=self._endpoint
-            )
+                actor, name=name, arguments=arguments, session_id=_session_id(ctx), endpoint=self._endpoint,
+                share=share_of(ctx.request),
+            )  # fmt: skip
         except gateway.UnknownTool as error:
             raise _rpc_error(INVALID_PARAMS, error) from error
         except ServiceError as error:
             result = error_result(error)
+        except (OperationalError, InterfaceError) as error:
+            result = error_result(as_outage(error) or ServiceError())
         except Exception:
             logger.exception("A tool call failed.")
             result = error_result(ServiceError())

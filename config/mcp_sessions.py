@@ -13,6 +13,8 @@ from uuid import UUID
 
 from apps.core.actor import Actor
 
+RELAYED = "gatehouse.relayed"
+"""Marks in a scope a request that another web process has passed on, and that answers whoever asks."""
 MOST_OF_ONE_CALLER = 500
 MOST_OF_ONE_ORGANIZATION = 1000
 

@@ -1,6 +1,8 @@
-"""What every Django request passes: its id and address, the pages' security headers, and the actor of the admin."""
+"""What every Django request passes: its id and address, the policy of a page, and the actor of the admin."""
 
+import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,15 +12,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from apps.core import logs
 from apps.core.actor import Actor
 from apps.core.errors import Malformed, MethodNotAllowed, NotFound, ServiceError, UnsupportedMediaType, render
-
-ADMIN_PREFIX = "/admin/"
-_STRICT = (
-    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self';"
-    " frame-ancestors 'none'"
-)
-# Unfold's Alpine evaluates expressions and sets styles on elements; nothing of this holds outside the admin.
-_ADMIN = f"{_STRICT}; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'"
-_DOCS = f"{_STRICT}; script-src 'self'; style-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
+from config.headers import ADMIN_PREFIX, policy_of_page
 
 _PLAIN_REFUSALS = {kind.status: kind for kind in (Malformed, NotFound, MethodNotAllowed, UnsupportedMediaType)}
 
@@ -26,7 +20,7 @@ GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
 class RequestMiddleware:
-    """Gives the request `request_id`, `address` and `actor`, and the answer its security headers."""
+    """Gives the request `request_id`, `address`, `nonce` and `actor`, and a page its policy."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -35,6 +29,7 @@ class RequestMiddleware:
         """Serve one request."""
         request.request_id = request.META.get("gatehouse.request_id") or f"req_{uuid4().hex}"  # type: ignore[attr-defined]
         request.address = request.META.get("gatehouse.address") or request.META.get("REMOTE_ADDR", "")  # type: ignore[attr-defined]
+        request.nonce = secrets.token_urlsafe(16)  # type: ignore[attr-defined]
         request.actor = None  # type: ignore[attr-defined]
         marks = logs.request_id.set(request.request_id), logs.current_actor.set(None)  # type: ignore[attr-defined]
         try:
@@ -42,8 +37,9 @@ class RequestMiddleware:
         finally:
             logs.request_id.reset(marks[0])
             logs.current_actor.reset(marks[1])
-        response.headers.setdefault("Content-Security-Policy", _policy(request.path))
-        response.headers.setdefault("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            policy = policy_of_page(request.path, request.nonce)  # type: ignore[attr-defined]
+            response.headers["Content-Security-Policy"] = policy
         if request.path.startswith(("/api/", ADMIN_PREFIX)):
             response.headers.setdefault("Cache-Control", "no-store")
         return response
@@ -59,12 +55,6 @@ def _in_our_shape(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     if "Allow" in response.headers:
         shaped["Allow"] = response["Allow"]
     return shaped
-
-
-def _policy(path: str) -> str:
-    if path.startswith(ADMIN_PREFIX):
-        return _ADMIN
-    return _DOCS if path.startswith(("/docs", "/redoc", "/api/docs", "/api/redoc")) else _STRICT
 
 
 class StaffMiddleware:
@@ -84,11 +74,13 @@ class StaffMiddleware:
 def staff_actor(request: HttpRequest, user: Any) -> Actor | None:
     """Who is signed in, in the organisation that the session chose and whose control room opens for them."""
     from apps.auth import services as auth
+    from config.entrance import is_confirmed
 
     address: str = request.address  # type: ignore[attr-defined]
     for organization_id in _possible_organizations(request, user):
         try:
-            return auth.actor_for_user(user, organization_id=organization_id, surface="admin", address=address)
+            actor = auth.actor_for_user(user, organization_id=organization_id, surface="admin", address=address)
+            return replace(actor, is_confirmed=is_confirmed(request))
         except ServiceError:
             request.session.pop("organization_id", None)
     return None

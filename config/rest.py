@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError
@@ -19,7 +19,6 @@ from apps.audit import services as audit
 from apps.core import logs
 from apps.core.actor import Actor
 from apps.core.errors import (
-    BackendDown,
     InvalidInput,
     Malformed,
     MethodNotAllowed,
@@ -33,6 +32,7 @@ from apps.core.errors import (
     envelope,
     render,
 )
+from config.outages import as_outage
 
 logger = logging.getLogger(__name__)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -94,7 +94,8 @@ def ninja_api() -> NinjaAPI:
     made.add_router("/jobs", jobs_router)
     made.add_router("/audit", audit_router)
     made.add_router("/metrics", usage_router)
-    for kind in (ServiceError, NinjaValidationError, AuthenticationError, HttpError, Http404, DatabaseError, Exception):
+    frameworks = (NinjaValidationError, AuthenticationError, HttpError, Http404, DatabaseError, InterfaceError)
+    for kind in (ServiceError, *frameworks, Exception):
         made.exception_handler(kind)(_handle_ninja)
     refuse_unknown_queries(made)
     return made
@@ -151,7 +152,6 @@ _KNOWN: tuple[tuple[type[BaseException], Callable[[], ServiceError]], ...] = (
     (Http404, NotFound),
     (PermissionDenied, NotPermitted),
     (SuspiciousOperation, Malformed),
-    (OperationalError, lambda: BackendDown("The database cannot be reached. Try again in a moment.")),
 )
 
 
@@ -161,6 +161,10 @@ def as_service_error(error: BaseException) -> ServiceError | None:
         return error
     if isinstance(error, NinjaValidationError):
         return _refused_values(error.errors)
+    outage = as_outage(error)
+    if outage is not None:
+        logger.warning("the database failed: %s", error)
+        return outage
     return next((make() for kind, make in _KNOWN if isinstance(error, kind)), None)
 
 

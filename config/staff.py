@@ -2,29 +2,31 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, cast
 
-from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth import logout as end_session
 from django.contrib.auth import update_session_auth_hash
-from django.core.exceptions import BadRequest, ValidationError
+from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
 from django.db.models import Model
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.templatetags.static import static
 from django.urls import URLPattern, path, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST
 from unfold.dataclasses import Favicon
-from unfold.forms import AdminOwnPasswordChangeForm, AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
-from apps.audit import services as audit
 from apps.auth import services as auth
 from apps.core.errors import ServiceError
 from apps.core.staff import actor_of
+from config.entrance import OwnPasswordForm, SecondFactorPages, StaffLogin, StaffLoginForm, confirm, guarded, login_code
+from config.transfer.pages import transfer_urls
 
 View = Callable[..., HttpResponse]
 SHOWN = 6
@@ -43,45 +45,6 @@ COLORS = {
     "900": "oklch(32% .055 212)",
     "950": "oklch(23% .045 215)",
 }
-WRONG = "E-mail address and password do not belong together."
-
-
-class StaffLoginForm(AuthenticationForm):
-    """Signs in with e-mail address and password, under the lock-out that every door has."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.fields["username"].label = "E-mail address"
-        self.fields["username"].widget.input_type = "email"
-        self.fields["username"].widget.attrs.update(autocomplete="username", inputmode="email")
-
-    def clean(self) -> dict[str, Any]:
-        """Check the password by the service; whoever runs no organisation is told no more than a wrong password."""
-        email, password = self.cleaned_data.get("username"), self.cleaned_data.get("password")
-        if email and password:
-            address: str = getattr(self.request, "address", "")
-            try:
-                self.user_cache = auth.verify_password(email=email, password=password, address=address)
-            except ServiceError as error:
-                raise ValidationError(error.message, code=error.code) from error
-            self.user_cache.backend = settings.AUTHENTICATION_BACKENDS[0]
-            self.confirm_login_allowed(self.user_cache)
-            self._note(address)
-        return dict(self.cleaned_data)
-
-    def confirm_login_allowed(self, user: Any) -> None:
-        """Refuse whoever runs no organisation, with the words for a wrong password."""
-        if not user.is_staff:
-            raise ValidationError(WRONG, code="NOT_AUTHENTICATED")
-
-    def _note(self, address: str) -> None:
-        runs = (
-            [None]
-            if self.user_cache.is_superuser
-            else [each.id for each in auth.staff_organizations_of(self.user_cache)]
-        )
-        actor = auth.actor_for_user(self.user_cache, organization_id=runs[0], surface="admin", address=address)
-        audit.record(actor, "session.opened", f"user:{self.user_cache.email}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +74,7 @@ MENU: Mapping[str, tuple[Place, ...]] = {
     "People": (
         Place("Users", "person", "accounts_user"),
         Place("Members", "group", "accounts_membership"),
+        Place("Invitations", "mail", "accounts_invitation"),
         Place("Organisations", "domain", "accounts_organization"),
         Place("API keys", "key", "accounts_apikey"),
         Place("Sessions", "devices", "accounts_refreshtoken"),
@@ -124,7 +88,6 @@ class StaffSite(UnfoldAdminSite):
 
     site_title = site_header = "Gatehouse"
     index_title = "Overview"
-    login_form = StaffLoginForm
     site_url = None
 
     def has_permission(self, request: HttpRequest) -> bool:
@@ -136,12 +99,20 @@ class StaffSite(UnfoldAdminSite):
 
     def admin_view(self, view: View, cacheable: bool = False) -> View:
         """A view for staff; what no database can look for is refused before it."""
-        return cast(View, super().admin_view(_refusing_nul(view), cacheable))
+        return cast(View, super().admin_view(_refusing_nul(guarded(view)), cacheable))
 
     def extra_urls(self) -> list[URLPattern]:
-        """The switcher's address."""
-        view = self.admin_view(require_POST(self.switch_organization))
-        return [path("switch-organization/", view, name="switch_organization")]
+        """The addresses of the switcher, of what a program needs to be connected, and of import and export."""
+        switch = self.admin_view(require_POST(self.switch_organization))
+        connect = self.admin_view(self.connect)
+        return [
+            path("switch-organization/", switch, name="switch_organization"),
+            path("connect/", connect, name="connect"),
+            path("login/code/", never_cache(csrf_protect(partial(login_code, self))), name="login_code"),
+            path("confirm/", self.admin_view(partial(confirm, self)), name="confirm"),
+            *SecondFactorPages(self).urls(),
+            *transfer_urls(self),
+        ]
 
     def extra_context(self, context: dict[str, Any], request: HttpRequest) -> dict[str, Any]:
         """What every page shows around its content."""
@@ -190,6 +161,12 @@ class StaffSite(UnfoldAdminSite):
             if place.model in waiting:
                 item.update(badge=str(waiting[place.model]), badge_variant="warning")
             yield {**item, "active": request.path.startswith(link)}
+        if places is MENU["Servers"]:
+            link = reverse(f"{self.name}:configuration")
+            yield {
+                "title": "Import and export", "icon": "swap_vert", "link": link, "has_permission": True,
+                "active": request.path.startswith(link),
+            }  # fmt: skip
 
     def _pages(self) -> dict[str, Any]:
         return {f"{model._meta.app_label}_{model._meta.model_name}": page for model, page in self._registry.items()}
@@ -266,12 +243,32 @@ class StaffSite(UnfoldAdminSite):
             address = ""
         return next((each for each in lists if address.startswith(each)), reverse(f"{self.name}:index"))
 
-    # Passwords
+    # Signing in, and passwords
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The form for e-mail address and password; a second factor is asked for after it."""
+        if request.method == "GET" and self.has_permission(request):
+            return HttpResponseRedirect(reverse(f"{self.name}:index"))
+        words = {"title": "Log in", "subtitle": None, "app_path": request.get_full_path()}
+        context = {**self.each_context(request), **words, **(extra_context or {})}
+        request.current_app = self.name
+        view = StaffLogin.as_view(
+            extra_context=context, authentication_form=StaffLoginForm, template_name="admin/login.html"
+        )
+        return cast(HttpResponse, view(request))
+
+    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """End the session; wherever the link says that one should go on, one goes to the form for signing in."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        end_session(request)
+        return HttpResponseRedirect(reverse(f"{self.name}:login"))
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """One's own password, changed by the service, which ends all other sessions."""
         user: Any = request.user
-        form = AdminOwnPasswordChangeForm(user, request.POST or None)
+        actor_of(request).require_confirmed()
+        form = OwnPasswordForm(user, request.POST or None, address=actor_of(request).address)
         if request.method == "POST" and form.is_valid():
             try:
                 auth.set_password(actor_of(request), user_id=user.pk, password=form.cleaned_data["new_password1"])
@@ -287,11 +284,18 @@ class StaffSite(UnfoldAdminSite):
     # What the journal says
 
     def journal_of(self, request: HttpRequest, row: Model) -> Mapping[str, Any]:
-        """The entries about a row, newest first."""
-        page = self.page_of("audit_entry")
-        return {"columns": page.brief_columns, "rows": page.brief_rows(page.about(request, row))}
+        """A page of what was done to a row, newest first."""
+        found: Mapping[str, Any] = self.page_of("audit_entry").history_of(request, row)
+        return found
 
-    # Dashboard
+    # Getting started, and the dashboard
+
+    def connect(self, request: HttpRequest) -> TemplateResponse:
+        """How the programs of agents are connected."""
+        from config.first_steps import ways_to_connect
+
+        context = {**self.each_context(request), **ways_to_connect(), "title": "Connect an agent"}
+        return TemplateResponse(request, "staff/connect.html", context)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The dashboard."""

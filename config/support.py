@@ -98,7 +98,7 @@ def _source(name: str, file: dict[str, str]) -> str:
             return place
         if given.get(f"{name}_FILE"):
             return f"a file that the {place} names"
-    return "default"
+    return "data folder" if name in settings.ENV.kept else "default"
 
 
 def _shown(variable: Any) -> Any:

@@ -1,5 +1,6 @@
 """Every address that Django answers; /mcp is answered by the MCP door before Django sees it."""
 
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,8 @@ from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
 
 from apps.core.errors import Malformed, NotFound, NotPermitted, ServiceError
-from config import health, rest
+from config import health, pages, rest
+from config.outages import as_outage
 
 
 def home(request: HttpRequest) -> HttpResponse:
@@ -44,7 +46,7 @@ def refuse_forgery(request: HttpRequest, reason: str = "") -> HttpResponse:
 handler400 = _handler(Malformed)
 handler403 = _handler(NotPermitted)
 handler404 = _handler(NotFound)
-handler500 = _handler(ServiceError)
+handler500 = _handler(lambda: as_outage(sys.exc_info()[1]) or ServiceError())
 
 
 class DocumentMaker(SchemaGenerator):
@@ -62,7 +64,9 @@ def _document() -> Any:
 
 _schema = SpectacularJSONAPIView.as_view(generator_class=DocumentMaker)
 _READ_ONLY = ["get", "head"]  # what Django REST framework says to OPTIONS has no page of theirs to be shown on
-_swagger = SpectacularSwaggerSplitView.as_view(url_name="openapi", http_method_names=_READ_ONLY)
+_swagger = SpectacularSwaggerSplitView.as_view(
+    url_name="openapi", template_name="swagger.html", http_method_names=_READ_ONLY
+)
 _redoc = SpectacularRedocView.as_view(url_name="openapi", template_name="redoc.html", http_method_names=_READ_ONLY)
 
 urlpatterns = [
@@ -72,6 +76,7 @@ urlpatterns = [
     path("health", health.health),
     path("health/detailed", health.detailed),
     path("admin/", admin.site.urls),
+    path("invitation", pages.invitation),
     path("api/openapi.json", _schema, name="openapi"),
     path("docs", _swagger),
     path("redoc", _redoc),

@@ -20,7 +20,18 @@ import django  # noqa: E402 - the environment comes first
 
 django.setup()
 
-from tests.people import Person, make_person  # noqa: E402 - and Django before its models
+from django.contrib.auth.hashers import Argon2PasswordHasher  # noqa: E402 - Django before its own
+
+from tests.people import Person, make_person  # noqa: E402 - and its models
+
+# The same algorithm with little work: the stories' people are made thousands of times.
+Argon2PasswordHasher.time_cost, Argon2PasswordHasher.memory_cost, Argon2PasswordHasher.parallelism = 1, 8, 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that wait for processes first: whoever works beside others has short ones left at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow_process") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -36,7 +36,9 @@ IS_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 CONNECT_SECONDS = 3
 STATIC_SECONDS = 600
-PYTEST_SECONDS = 1000
+PYTEST_SECONDS = 1800
+WORKERS = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+"""Twice as many as the cores we count on: the longest tests wait for processes that they have started."""
 
 POSTGRES_USERS = ("postgres", "root")
 PLATFORM_VARIABLES = ("GATEHOUSE_", "DATABASE_URL", "REDIS_URL", "BROKER_URL", "VECTOR_URL")
@@ -223,6 +225,9 @@ class Plan:
         """What needs no test to be seen; the slowest first, because two run at a time."""
         commands: dict[str, list[str | Path]] = {
             "mypy": [TOOLS / "mypy", "apps", "config", "tests/run.py", "tests/fixtures"],
+            "secrets": [PYTHON, "-m", "tests.static.spills"],
+            "house rules": [PYTHON, "-m", "tests.static.rules"],
+            "locks, licences": [PYTHON, "-m", "tests.static.supply"],
             "ruff check": [TOOLS / "ruff", "check", "--output-format=concise", "."],
             "ruff format": [TOOLS / "ruff", "format", "--check", "."],
             "lint-imports": [TOOLS / "lint-imports"],
@@ -234,14 +239,13 @@ class Plan:
     def sqlite_tests(self) -> Iterator[Step]:
         """The tests on SQLite, after the servers of npm that some of them start."""
         yield Step("npm fixtures", [PYTHON, "-m", "tests.fixtures.node_tools"], self.environment("npm"))
-        yield self.pytest("tests on SQLite", NEEDS_NO_POSTGRES, "-n", "2", "--dist", "loadfile")
+        yield self.pytest("tests on SQLite", NEEDS_NO_POSTGRES, *WORKERS)
 
     def postgres_tests(self) -> Iterator[Step]:
         """The tests on PostgreSQL, if there is one."""
         address = next((service.address for service in self.found if service.name == "PostgreSQL"), None)
         if address:
-            workers = ("-n", "2", "--dist", "loadfile")
-            yield self.pytest("tests on PostgreSQL", NEEDS_NO_SQLITE, *workers, DATABASE_URL=address)
+            yield self.pytest("tests on PostgreSQL", NEEDS_NO_SQLITE, *WORKERS, DATABASE_URL=address)
 
     def pytest(self, name: str, markers: str, *options: str, **env: str) -> Step:
         """A run of the tests with these markers."""

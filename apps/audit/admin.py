@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
@@ -21,13 +20,16 @@ from apps.core.staff import (
     choices_filter,
     code,
     column,
+    differences,
     exact,
     json_block,
     link,
+    plain_text,
     reveal,
 )
 
-ABOUT_AT_MOST = 50
+BREAKS_AT_MOST = 50
+HISTORY_AT_ONCE = 25
 
 
 @admin.register(Entry)
@@ -45,10 +47,10 @@ class EntryAdmin(ServiceAdmin):
     list_display = ("when", "action_shown", "subject_shown", "outcome_shown", "actor_shown", "surface")
     list_display_links = ("when",)
     list_filter = (choices_filter("outcome"), ("at", MomentFilter))
-    search_fields = ("=action",)
+    search_fields = ("action__exact",)
     search_help_text = "Search by action, such as server.approved"
     sortable_by = ()
-    ordering = ("-id",)
+    ordering = ("-at", "-id")
     fieldsets = (
         (None, {"fields": ("action_shown", "subject_shown", "outcome_shown", "details_shown")}),
         ("Who and when", {"fields": ("actor_shown", "surface", "address", "at_exactly", "request_id")}),
@@ -74,15 +76,35 @@ class EntryAdmin(ServiceAdmin):
         """The chain is the organisation's; the platform's own has none."""
         return None if row.chain_id == PLATFORM_CHAIN else row.chain_id
 
-    def about(self, request: HttpRequest, row: Any) -> QuerySet[Entry]:
-        """The newest entries about a row, which services call by slug, name, e-mail address or id."""
-        kind = row._meta.model_name
-        names = {str(getattr(row, name)) for name in ("slug", "name", "email", "pk") if getattr(row, name, "")}
-        owner = getattr(row, "user", None)
-        names.update({owner.email} if owner is not None else ())
-        kinds = {kind, "member", "key"} if kind in ("membership", "apikey") else {kind}
-        subjects = [f"{each}:{name}" for each in kinds for name in names]
-        return self.get_queryset(request).filter(subject__in=subjects)[:ABOUT_AT_MOST]
+    def history_of(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """A page of what was done to a row: who, when, and what differs."""
+        found = CappedPaginator(services.entries_about(self.get_queryset(request), row), HISTORY_AT_ONCE)
+        page = found.get_page(request.GET.get("p"))
+        return {"entries": [self._told(each, row) for each in page], "entries_page": page}
+
+    def _told(self, entry: Entry, row: Any) -> dict[str, Any]:
+        details = dict(entry.details) if isinstance(entry.details, dict) else {}
+        changes = details.pop("changes", None)
+        fields = differences(changes)
+        told = {"id", *({"fields", "from", "to", *changes} if isinstance(changes, dict) else ())}
+        return {
+            "entry": entry,
+            "action": code(entry.action),
+            "what": entry.action.partition(".")[2].replace("_", " "),
+            "at": exact(entry.at),
+            "outcome": self.outcome_shown(entry) if entry.outcome != "done" else "",
+            "who": self.actor_shown(entry),
+            "subject": "" if entry.subject_id == str(row.pk) else self.subject_shown(entry),
+            "fields": fields,
+            "is_new": bool(fields) and all(not field.before for field in fields),
+            "lines": [reveal(str(line)) for line in changes] if isinstance(changes, list) else [],
+            "rest": [
+                (name.replace("_", " "), reveal(plain_text(value)))
+                for name, value in details.items()
+                if name not in told and plain_text(value)
+            ],
+            "url": reverse("admin:audit_entry_change", args=[entry.pk]),
+        }
 
     def brief_rows(self, entries: Any) -> list[tuple[object, ...]]:
         """Entries as rows of a short table."""
@@ -147,7 +169,7 @@ class EntryAdmin(ServiceAdmin):
         """Check the chain from its first entry, and say what is broken."""
         if request.method == "POST" and self.has_view_permission(request):
             breaks = services.verify(actor_of(request).organization_id)
-            for found in breaks[:ABOUT_AT_MOST]:
+            for found in breaks[:BREAKS_AT_MOST]:
                 messages.error(request, f"Entry {found.sequence} of chain {found.chain_id}: {found.why}")
             if not breaks:
                 messages.success(request, "The chain is whole: no entry was changed, removed or added afterwards.")

@@ -30,9 +30,11 @@ class EntryQuerySet(models.QuerySet["Entry"]):
         since: datetime | None = None,
         until: datetime | None = None,
         subject: str | None = None,
+        subject_id: str | None = None,
     ) -> "EntryQuerySet":
         """Those for which every given condition holds; `server.*` means all actions of that noun."""
         conditions = {"outcome": outcome, "subject": subject, "at__gte": since, "at__lt": until}
+        conditions["subject_id"] = subject_id or None
         entries = self.filter(**{name: value for name, value in conditions.items() if value is not None})
         if action:
             entries = entries.filter(Q(action__startswith=action[:-1]) if action.endswith(".*") else Q(action=action))
@@ -59,6 +61,9 @@ class Entry(models.Model):
     surface = models.CharField(max_length=10)
     address = models.CharField(max_length=45, blank=True)
     subject = models.CharField(max_length=200, blank=True, help_text="What it happened to: server:weather.")
+    subject_id = models.CharField(
+        max_length=40, blank=True, default="", help_text="The id of the row, which outlives its names."
+    )
     details: "models.JSONField[Any, Any]" = models.JSONField(default=dict)
     request_id = models.CharField(max_length=64, blank=True)
     previous_digest = models.CharField(max_length=64)
@@ -71,8 +76,16 @@ class Entry(models.Model):
         verbose_name_plural = "entries"
         constraints = [models.UniqueConstraint(fields=["chain_id", "sequence"], name="entry_once_per_sequence")]
         indexes = [
-            models.Index(fields=["chain_id", "-at"], name="entry_chain_at"),
-            models.Index(fields=["action"], name="entry_action"),
+            # One for each filter that a list offers, in the order of the list: a page is read, never sorted.
+            models.Index(fields=["-at", "-id"], name="entry_at"),
+            models.Index(fields=["outcome", "-at", "-id"], name="entry_outcome_at"),
+            models.Index(fields=["action", "-at", "-id"], name="entry_action_at"),
+            models.Index(fields=["chain_id", "-at", "-id"], name="entry_chain_at"),
+            models.Index(fields=["chain_id", "outcome", "-at", "-id"], name="entry_chain_outcome_at"),
+            models.Index(fields=["chain_id", "action", "-at", "-id"], name="entry_chain_action_at"),
+            # The history of a row: by its id, and by its name where an entry has no id.
+            models.Index(fields=["subject_id", "chain_id"], name="entry_subject"),
+            models.Index(fields=["subject", "subject_id", "chain_id"], name="entry_subject_name"),
         ]
 
     def __str__(self) -> str:

@@ -20,6 +20,7 @@ class LogFilters(In):
     since: Moment | None = Field(None, description="At or after this moment.")
     until: Moment | None = Field(None, description="Before this moment.")
     subject: str | None = Field(None, max_length=200, description="What it happened to: server:weather")
+    subject_id: UUID | None = Field(None, description="The id of what it happened to, whatever it was called then.")
 
 
 class EntryOut(Out):
@@ -36,6 +37,7 @@ class EntryOut(Out):
     surface: str
     address: str
     subject: str
+    subject_id: str
     details: dict[str, Any]
     request_id: str
     previous_digest: str

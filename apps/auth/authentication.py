@@ -17,7 +17,7 @@ from apps.auth import services
 from apps.auth.models import User
 from apps.core import logs
 from apps.core.actor import Actor
-from apps.core.errors import NotAuthenticated, RateLimited
+from apps.core.errors import NotAuthenticated, NotPermitted, RateLimited
 
 SCHEME = "bearer"
 
@@ -65,7 +65,7 @@ class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
 
 class PasswordBackend(ModelBackend):
-    """Signs in to the admin with the same lock-out as the API."""
+    """Checks a password for whatever asks Django to, under every door's lock-out; nobody can show a second factor."""
 
     def authenticate(
         self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **_: Any
@@ -75,9 +75,11 @@ class PasswordBackend(ModelBackend):
             return None
         address = str(getattr(request, "address", "") or (request.META.get("REMOTE_ADDR", "") if request else ""))
         try:
-            return services.verify_password(email=username, password=password, address=address)
-        except (NotAuthenticated, RateLimited):
+            user = services.verify_password(email=username, password=password, address=address)
+            services.check_second_factor(user, code=None, address=address)
+        except (NotAuthenticated, NotPermitted, RateLimited):
             return None
+        return user
 
 
 class SessionStore(DatabaseSessions):

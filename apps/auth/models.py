@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Lower
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from apps.core.models import Record, TenantQuerySet, TenantRecord
 
@@ -133,6 +134,16 @@ class User(Record, AbstractBaseUser, PermissionsMixin):
         return self.email
 
     @property
+    def journal_name(self) -> str:
+        """What the journal calls them."""
+        return f"user:{self.email}"
+
+    def _get_session_auth_hash(self, secret: str | None = None) -> str:
+        """What a session in the control room must still agree with: what ends the tokens of a user ends it as well."""
+        said = f"{self.password}\n{self.token_epoch}"
+        return salted_hmac("apps.auth.models.User.session", said, secret=secret, algorithm="sha256").hexdigest()
+
+    @property
     def is_staff(self) -> bool:
         """Whether the admin opens: platform admins, and owners and admins of an active organisation."""
         if not self.is_active:
@@ -173,6 +184,59 @@ class Membership(TenantRecord):
 
     def __str__(self) -> str:
         return f"{self.user} ({self.get_role_display()})"
+
+    @property
+    def journal_name(self) -> str:
+        """What the journal calls it."""
+        return f"member:{self.user.email}"
+
+
+class InvitationQuerySet(TenantQuerySet):
+    """Invitations."""
+
+    def open(self) -> "InvitationQuerySet":
+        """Those that can be accepted."""
+        return self.filter(expires_at__gt=timezone.now())
+
+    def ended(self) -> "InvitationQuerySet":
+        """Those whose time is over."""
+        return self.filter(expires_at__lte=timezone.now())
+
+
+class Invitation(TenantRecord):
+    """A role that waits for the person with an e-mail address; the row goes when they accept, or staff withdraw it.
+
+    The link with its token is shown once, when it is made; only a hash of the token is kept.
+    """
+
+    email = models.EmailField(verbose_name="e-mail address")
+    role = models.CharField(max_length=20, choices=Role.choices, default=Role.VIEWER)
+    digest = models.CharField(max_length=64, unique=True, editable=False, help_text="SHA-256 of the token.")
+    invited_by = models.ForeignKey(
+        User, on_delete=models.CASCADE, related_name="+", null=True, blank=True, editable=False
+    )
+    expires_at = models.DateTimeField(editable=False)
+
+    objects = InvitationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("email",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "email"],
+                name="invitation_once",
+                violation_error_code="unique",
+                violation_error_message="This address has an open invitation. Withdraw it to make another.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.email
+
+    @property
+    def journal_name(self) -> str:
+        """What the journal calls it."""
+        return f"invitation:{self.email}"
 
 
 class ApiKeyQuerySet(TenantQuerySet):
@@ -265,13 +329,43 @@ class RefreshToken(Record):
         return f"session of {self.user}"
 
 
+class SecondFactor(Record):
+    """What a person proves besides their password: a code that changes with the time (RFC 6238).
+
+    Its seed is a secret of the platform. Until a first code has shown that the person has it too, it asks for nothing.
+    """
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, related_name="second_factor")
+    secret_id = models.UUIDField(editable=False, help_text="The sealed seed.")
+    confirmed_at = models.DateTimeField(null=True, blank=True)
+    last_step = models.BigIntegerField(default=0, help_text="The time step of the newest code used: none works twice.")
+
+    def __str__(self) -> str:
+        return f"second factor of {self.user}"
+
+
+class RecoveryCode(Record):
+    """A code that stands in for a lost second factor, once; only a keyed hash of it is kept."""
+
+    factor = models.ForeignKey(SecondFactor, on_delete=models.CASCADE, related_name="recovery_codes")
+    digest = models.CharField(max_length=64, unique=True, editable=False, help_text="HMAC-SHA256, in hexadecimal.")
+    pepper_number = models.PositiveSmallIntegerField(default=1, editable=False)
+    used_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"recovery code of {self.factor.user}"
+
+
 class LoginFailure(models.Model):
-    """Failed logins of one e-mail address from one network address, counted until they are forgiven."""
+    """Failed logins of one e-mail address from one network address, or failed codes of one account, until forgiven."""
 
     key = models.CharField(max_length=64, primary_key=True, help_text="SHA-256 of e-mail and network address.")
     failures = models.PositiveIntegerField(default=0)
     last_failed_at = models.DateTimeField()
     locked_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["-last_failed_at", "-key"], name="login_failure_at")]
 
     def __str__(self) -> str:
         return f"{self.failures} failures"

@@ -20,6 +20,7 @@ class LoginIn(In):
 
     email: Email
     password: Password
+    code: str | None = Field(None, max_length=64, description="Of the second factor, or a recovery code.")
     organization: str | None = Field(None, max_length=50, description="Slug or id; needed by members of several.")
     resource: str | None = Field(None, max_length=300, description="The MCP endpoint, to get tokens for it, not REST.")
 
@@ -164,13 +165,10 @@ class OrganizationPageOut(PageOut[OrganizationOut]):
 
 
 class MemberIn(In):
-    """Whom to let in: somebody by e-mail address (made if nobody has it), or a known user by id."""
+    """A user to let in, whom the caller can see; everybody else is invited."""
 
-    email: Email | None = None
-    user_id: UUID | None = None
+    user_id: UUID
     role: Role = Role.VIEWER
-    name: Name = Field("", description="Of a new person.")
-    password: Password | None = Field(None, description="Of a new person.")
 
 
 class MemberPatch(In):
@@ -190,6 +188,41 @@ class MemberOut(Out):
 
 class MemberPageOut(PageOut[MemberOut]):
     """One page of members."""
+
+
+class InvitationIn(In):
+    """Whom to invite, and as what."""
+
+    email: Email
+    role: Role = Role.VIEWER
+
+
+class InvitationOut(Out):
+    """An invitation that nobody has accepted yet."""
+
+    id: UUID
+    email: str
+    role: str
+    expires_at: AwareDatetime
+    created_at: AwareDatetime
+
+
+class NewInvitationOut(InvitationOut):
+    """An invitation with its link, which is shown this once: hand it to the person by a way that you trust."""
+
+    link: str
+
+
+class InvitationPageOut(PageOut[InvitationOut]):
+    """One page of invitations."""
+
+
+class AcceptIn(In):
+    """What it takes to join."""
+
+    token: TokenText = Field(description="What the link of the invitation has behind its #.")
+    password: Password = Field(description="That of the account which the address has; else the one to make it with.")
+    name: Name = Field("", description="Of a new person.")
 
 
 class UserOut(UserRef):

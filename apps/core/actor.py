@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 from uuid import UUID
 
-from apps.core.errors import NotPermitted
+from apps.core.errors import ConfirmationNeeded, NotPermitted
 
 Surface = Literal["rest", "mcp", "ws", "admin", "job", "command"]
 Kind = Literal["user", "key", "system"]
@@ -18,6 +18,7 @@ class Actor:
 
     `grants` holds concrete permissions (`server.read`), or permissions narrowed to names by a pattern
     (`tool.call:time__*`). It never holds a wildcard over permissions: whoever builds the actor expands those.
+    `is_confirmed` says of somebody in the control room that they have proved a moment ago that it is them.
     `organization_id` is None only for the platform itself and for a platform admin who has named no organisation.
     """
 
@@ -33,6 +34,7 @@ class Actor:
     grants: frozenset[str] = field(default_factory=frozenset)
     is_platform_admin: bool = False
     address: str = ""
+    is_confirmed: bool = False
 
     def can(self, permission: str, name: str | None = None) -> bool:
         """Whether the permission is held, for everything or for the thing of this name.
@@ -57,6 +59,14 @@ class Actor:
         """Raise NotPermitted unless a platform admin asks."""
         if not self.is_platform_admin:
             raise NotPermitted("Only a platform admin may do this.")
+
+    def require_confirmed(self) -> None:
+        """Raise ConfirmationNeeded in the control room, where a cookie lasts for days, without a fresh proof.
+
+        Every other door is opened by what a browser does not send by itself.
+        """
+        if self.surface == "admin" and not self.is_confirmed:
+            raise ConfirmationNeeded
 
     def at(self, surface: Surface) -> "Actor":
         """The same actor at another door."""

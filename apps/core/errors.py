@@ -44,6 +44,12 @@ class NotAuthenticated(ServiceError):
     code, status, default = "NOT_AUTHENTICATED", 401, "Sign in, or send a valid key or token as a bearer credential."
 
 
+class SecondFactorNeeded(NotAuthenticated):
+    """The password is right, and this account has a second factor besides."""
+
+    code, default = "SECOND_FACTOR_NEEDED", "This account has a second factor. Send its code as well, as `code`."
+
+
 class NotPermitted(ServiceError):
     """Somebody, but not allowed to do this."""
 
@@ -60,6 +66,12 @@ class ApprovalNeeded(NotPermitted):
     """Held until a person approves."""
 
     code, default = "APPROVAL_NEEDED", "A person must approve this first."
+
+
+class ConfirmationNeeded(NotPermitted):
+    """Staff must prove that it is them before they touch what opens doors."""
+
+    code, default = "CONFIRMATION_NEEDED", "Confirm that it is you, then do this again."
 
 
 class NotFound(ServiceError):

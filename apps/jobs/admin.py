@@ -10,13 +10,13 @@ from django.utils.safestring import SafeString
 from django_celery_beat.admin import PeriodicTaskAdmin as BeatTaskAdmin
 from django_celery_beat.admin import PeriodicTaskForm, TaskSelectWidget
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
-from unfold.contrib.filters.admin import FieldTextFilter
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from apps.audit import services as audit
 from apps.core.actor import Actor
 from apps.core.staff import (
     CappedPaginator,
+    ExactTextFilter,
     PlatformAdmin,
     TenantAdmin,
     actor_of,
@@ -60,7 +60,7 @@ class JobAdmin(TenantAdmin):
 
     list_display = ("when", "kind_shown", "subject_shown", "state_shown", "progress_shown", "attempts", "actor_shown")
     list_display_links = ("when",)
-    list_filter = (choices_filter("state"), ("kind", FieldTextFilter), ("subject", FieldTextFilter))
+    list_filter = (choices_filter("state"), ("kind", ExactTextFilter), ("subject", ExactTextFilter))
     sortable_by = ()
     ordering = ("-id",)
     fieldsets = (

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class JobsConfig(AppConfig):
@@ -8,4 +9,4 @@ class JobsConfig(AppConfig):
     label = "jobs"
     verbose_name = "Jobs"
     permissions = {"job.read": "See background jobs and their results.", "job.write": "Cancel and repeat jobs."}
-    schedule = {"jobs.requeue": 15.0}
+    schedule = {"jobs.requeue": settings.JOB_LEASE_SECONDS / 2}

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.db import models
 from django.db.models import Q
@@ -34,6 +35,14 @@ class JobQuerySet(TenantQuerySet):
     def unsent(self, *, at: datetime, sent_before: datetime) -> "JobQuerySet":
         """Due, and no broker was given them, or one was so long ago that it has lost them."""
         return self.waiting(at=at).filter(Q(sent_at=None) | Q(sent_at__lt=sent_before))
+
+    def held_back(self, organization_id: UUID, *, at: datetime) -> "JobQuerySet":
+        """Those of an organisation that are due and in nobody's hands: it ran as many at once as it may."""
+        return self.for_org(organization_id).waiting(at=at).filter(sent_at=None)
+
+    def alive(self, *, since: datetime) -> "JobQuerySet":
+        """Running, with a sign of life."""
+        return self.filter(state=State.RUNNING, heartbeat_at__gte=since)
 
     def silent(self, *, since: datetime) -> "JobQuerySet":
         """Running without a sign of life: their worker is gone."""
@@ -74,6 +83,12 @@ class Job(TenantRecord):
         ordering = ("-id",)
         indexes = [
             models.Index(fields=["organization", "-id"], name="job_org_id"),
+            # One for each filter of the list, in its order.
+            *(
+                models.Index(fields=[*whose, field, "-id"], name=f"job_{'org_' if whose else ''}{field}")
+                for field in ("state", "kind", "subject")
+                for whose in ((), ("organization",))
+            ),
             models.Index(fields=["state", "run_after"], name="job_state_run_after"),
         ]
         constraints = [
@@ -92,6 +107,16 @@ class Heartbeat(models.Model):
     """When background work of a kind was last seen: a worker that runs the schedule writes it, `doctor` reads it."""
 
     name = models.CharField(max_length=60, primary_key=True, help_text="Of whom: the name of the task.")
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Firing(models.Model):
+    """When a schedule was last started, by whichever beat: each claims the row first, so that one of them starts it."""
+
+    name = models.CharField(max_length=200, primary_key=True, help_text="Of the schedule.")
     at = models.DateTimeField()
 
     def __str__(self) -> str:

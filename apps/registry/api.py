@@ -20,6 +20,7 @@ from apps.registry.schemas import (
     DiscoveryJobOut,
     DiscoveryOut,
     HealthOut,
+    HealthQuery,
     RegisteredOut,
     ServerFilters,
     ServerIn,
@@ -110,9 +111,9 @@ def test_connection(request: ActorRequest, server_id: UUID) -> Any:
 
 
 @router.get("/servers/{server_id}/health", response=HealthOut, operation_id="get_server_health")
-def get_health(request: ActorRequest, server_id: UUID) -> Any:
-    """How the server fares, with its uptime over a day, a week and a month."""
-    return services.get_health(request.actor, server_id=server_id)
+def get_health(request: ActorRequest, server_id: UUID, shown: Query[HealthQuery]) -> Any:
+    """How the server fares, with its uptime over a day, a week and a month, its breaker here and what checks took."""
+    return services.get_health(request.actor, server_id=server_id, period=shown.period)
 
 
 @router.get("/servers/{server_id}/checks", response=PageOut[CheckOut], operation_id="list_server_checks")

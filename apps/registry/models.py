@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
@@ -19,6 +20,7 @@ class Transport(models.TextChoices):
     """How a server is reached."""
 
     STREAMABLE_HTTP = "streamable_http", "Streamable HTTP"
+    SSE = "sse", "HTTP+SSE (2024)"
     STDIO = "stdio", "stdio"
 
 
@@ -67,6 +69,11 @@ class ServerQuerySet(TenantQuerySet):
         """Those that agents may use: approved, enabled, not deleted."""
         return self.present().filter(is_enabled=True).exclude(approved_at=None)
 
+    def due(self, now: datetime) -> "ServerQuerySet":
+        """Those whose next check has come, the longest overdue first; read from an index."""
+        rows = self.filter(is_enabled=True, deleted_at=None, check_due_at__lte=now, organization__is_active=True)
+        return rows.order_by("check_due_at")
+
     def approved(self, is_approved: bool = True) -> "ServerQuerySet":
         """Those that staff let agents use, or those that they do not."""
         rows: ServerQuerySet = self.exclude(approved_at=None) if is_approved else self.filter(approved_at=None)
@@ -99,7 +106,7 @@ class Server(TenantRecord):
     )
     description = models.TextField(blank=True, max_length=2000)
     transport = models.CharField(max_length=20, choices=Transport.choices, default=Transport.STREAMABLE_HTTP)
-    url = models.CharField(max_length=2048, blank=True, help_text="Of a streamable HTTP server: https://host/mcp.")
+    url = models.CharField(max_length=2048, blank=True, help_text="Of a server over HTTP: https://host/mcp.")
     command: "models.JSONField[Any, Any]" = models.JSONField(
         default=list, blank=True, help_text="Of a stdio server: the program and its arguments, as a list of texts."
     )
@@ -140,6 +147,10 @@ class Server(TenantRecord):
     consecutive_failures = models.PositiveIntegerField(default=0, editable=False)
     failing_since = models.DateTimeField(null=True, blank=True, editable=False)
     checked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    check_due_at = models.DateTimeField(default=timezone.now, editable=False)
+    checking_until = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="A round of checks holds it; after this the round is lost."
+    )
 
     objects = ServerQuerySet.as_manager()
 
@@ -161,10 +172,16 @@ class Server(TenantRecord):
             models.CheckConstraint(
                 condition=Q(transport="stdio") | ~Q(url=""),
                 name="server_http_has_url",
-                violation_error_message="A streamable HTTP server needs a URL.",
+                violation_error_message="A server over HTTP needs a URL.",
             ),
         ]
-        indexes = [models.Index(fields=["organization", "name"], name="server_org_name")]
+        indexes = [
+            models.Index(fields=["organization", "name"], name="server_org_name"),
+            models.Index(
+                fields=["check_due_at"], condition=Q(is_enabled=True, deleted_at=None), name="server_check_due"
+            ),
+            models.Index(fields=["checking_until"], condition=Q(checking_until__isnull=False), name="server_checking"),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -273,6 +290,11 @@ class Capability(TenantRecord):
     def __str__(self) -> str:
         return self.public_name
 
+    @property
+    def journal_name(self) -> str:
+        """What the journal calls it: as agents do."""
+        return f"capability:{self.public_name}"
+
     changes: Sequence[str] = ()
     """What differs from the approved definition; the services that show capabilities fill it in."""
 
@@ -304,6 +326,31 @@ class HealthCheck(TenantRecord):
 
     def __str__(self) -> str:
         return f"{self.server}: {self.health}"
+
+
+class HealthHour(TenantRecord):
+    """What a server's checks of one hour came to: they are kept for longer than each check, and summed up quickly."""
+
+    server = models.ForeignKey(Server, on_delete=models.CASCADE, related_name="health_hours")
+    at = models.DateTimeField(help_text="When the hour began.")
+    checks = models.PositiveIntegerField(default=0)
+    passed = models.PositiveIntegerField(default=0, help_text="Checks that found it healthy or degraded.")
+    latency_ms_total = models.FloatField(default=0, help_text="Of the checks that passed.")
+    latency_ms_most = models.FloatField(default=0)
+
+    objects = TenantQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("at",)
+        constraints = [models.UniqueConstraint(fields=["server", "at"], name="health_hour_once")]
+
+    def __str__(self) -> str:
+        return f"{self.server} at {self.at:%Y-%m-%d %H:00}"
+
+    @property
+    def latency_ms(self) -> float | None:
+        """What a check that passed took on average."""
+        return self.latency_ms_total / self.passed if self.passed else None
 
 
 class Discovery(TenantRecord):

@@ -1,6 +1,7 @@
 """Shapes of servers and of what belongs to them."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -52,7 +53,7 @@ class ServerIn(ServerLimits):
     name: str = Field(min_length=1, max_length=100)
     slug: str = Field(min_length=1, max_length=20, description="The first part of its tools' names; it never changes.")
     transport: Transport = Transport.STREAMABLE_HTTP
-    url: str = Field("", max_length=2048, description="Of a streamable HTTP server: https://host/mcp")
+    url: str = Field("", max_length=2048, description="Of a server over HTTP: https://host/mcp")
     command: list[Argument] = Field(default_factory=list, max_length=64, description="Of a stdio server.")
     env: dict[str, Argument] = Field(default_factory=dict, max_length=64, description="Variables of a stdio server.")
 
@@ -210,8 +211,50 @@ class Uptime(Out):
     last_30_days: float | None
 
 
+class Period(StrEnum):
+    """How far back to look: a day or a week by the hour, a month by the day."""
+
+    DAY = "24h"
+    WEEK = "7d"
+    MONTH = "30d"
+
+
+class HealthQuery(In):
+    """Which part of a server's history to show."""
+
+    period: Period = Field(Period.DAY, description="24h or 7d by the hour, or 30d by the day.")
+
+
+class BreakerOut(Out):
+    """Whether the process that answers lets calls through to a server; each web process has a breaker of its own."""
+
+    state: Literal["closed", "open", "half_open"] = Field("closed", description="half_open: one call may probe it.")
+    failures: int = Field(0, description="Calls in a row that failed in this process.")
+    retry_after_seconds: int | None = Field(None, description="When a call is let through again.")
+    crashes: int = Field(0, description="How often in a row a stdio process of this server ended by itself.")
+    restart_after_seconds: int | None = Field(None, description="When such a process is started again.")
+
+
+class LatencyOut(Out):
+    """The checks of an hour or a day."""
+
+    at: datetime
+    checks: int = 0
+    passed: int = 0
+    latency_ms: float | None = Field(None, description="On average, of those that passed.")
+    latency_ms_most: float | None = None
+
+    def add(self, checks: int, passed: int, total_ms: float, most_ms: float) -> None:
+        """Count in the checks of one more hour."""
+        before = (self.latency_ms or 0.0) * self.passed
+        self.checks, self.passed = self.checks + checks, self.passed + passed
+        if passed:
+            self.latency_ms = (before + total_ms) / self.passed
+            self.latency_ms_most = max(self.latency_ms_most or 0.0, most_ms)
+
+
 class HealthOut(Out):
-    """How a server fares."""
+    """How a server fares, and has fared."""
 
     health: Health
     message: str
@@ -219,7 +262,12 @@ class HealthOut(Out):
     consecutive_failures: int
     failing_since: datetime | None
     checked_at: datetime | None
+    next_check_at: datetime | None = Field(description="When it is due; nothing while the server is disabled.")
+    breaker: BreakerOut
     uptime: Uptime
+    period: Period
+    latency: list[LatencyOut] = Field(description="The hours, or days, of the period in which there were checks.")
+    last_checks: list[CheckOut] = Field(description="The last ten checks, the newest first.")
 
 
 class StepOut(Out):

@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from apps.core.staff import ServiceAdmin, actor_of, ago, badge, column, link, reveal
-from apps.secrets.models import Secret
+from apps.secrets.models import PLATFORM, Secret
 
 
 @admin.register(Secret)
@@ -56,4 +56,6 @@ class SecretAdmin(ServiceAdmin):
     @column("Organisation")
     def organization_shown(self, secret: Secret) -> SafeString:
         """Whose it is."""
+        if secret.organization_id == PLATFORM:
+            return badge("the platform")
         return link("accounts_organization", secret.organization_id, "Organisation")

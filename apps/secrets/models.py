@@ -10,6 +10,8 @@ from apps.core.models import Record
 from apps.core.sealing import mark_of
 
 SEALED = "sealed"
+PLATFORM = UUID(int=0)
+"""Whose secrets are those that belong to no organisation, as in the journal."""
 
 
 def _is_under(numbers: Iterable[int]) -> Q:
@@ -50,6 +52,11 @@ class Secret(Record):
 
     def __str__(self) -> str:
         return self.purpose
+
+    @property
+    def journal_name(self) -> str:
+        """What the journal calls it."""
+        return f"secret:{self.purpose}"
 
 
 class KeyProbe(models.Model):

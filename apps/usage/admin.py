@@ -1,12 +1,6 @@
 """Staff pages of usage events: every call, allowed or denied. Nothing here can be changed."""
 
-from datetime import datetime
-from typing import Any
-
 from django.contrib import admin
-from django.db.models import Count, Q
-from django.db.models.functions import TruncHour
-from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from apps.core.staff import (
@@ -42,10 +36,10 @@ class UsageEventAdmin(TenantAdmin):
     list_display = ("when", "name_shown", "status_shown", "took", "actor_shown", "server_shown", "method")
     list_display_links = ("when",)
     list_filter = (choices_filter("status"), ("at", MomentFilter))
-    search_fields = ("=server",)
+    search_fields = ("server__exact",)
     search_help_text = "Search by the server's slug"
     sortable_by = ()
-    ordering = ("-id",)
+    ordering = ("-at", "-id")
     fieldsets = (
         (None, {"fields": ("name_shown", "method", "server_shown", "status_shown", "error_code")}),
         ("Who and when", {"fields": ("actor_shown", "actor_kind", "surface", "endpoint", "at_exactly", "request_id")}),
@@ -87,14 +81,3 @@ class UsageEventAdmin(TenantAdmin):
     def actor_shown(self, event: UsageEvent) -> SafeString:
         """Who called."""
         return reveal(event.actor_label)
-
-    def by_hour(self, request: HttpRequest, since: datetime) -> dict[datetime, dict[str, Any]]:
-        """Calls, errors and denials of each hour since a moment, for the dashboard."""
-        counted = (
-            self.get_queryset(request).order_by().filter(at__gte=since).annotate(hour=TruncHour("at")).values("hour").annotate(
-                calls=Count("id"),
-                errors=Count("id", filter=Q(status=Status.ERROR)),
-                denied=Count("id", filter=Q(status=Status.DENIED))
-            )
-        )  # fmt: skip
-        return {row["hour"]: row for row in counted}

@@ -8,3 +8,4 @@ class UsageConfig(AppConfig):
     label = "usage"
     verbose_name = "Usage"
     permissions = {"usage.read": "See the calls of the organisation and their figures."}
+    schedule = {"usage.reconcile": 3600.0}

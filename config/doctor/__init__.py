@@ -7,9 +7,9 @@ from config.doctor.findings import Finding, as_json, as_text, manage
 
 __all__ = ["Finding", "as_json", "as_text", "examine", "examine_settings"]
 
-_NEED_TABLES = ("sealing keys", "worker", "servers", "allowlists")
+_NEED_TABLES = ("sealing keys", "second factors", "worker", "servers", "allowlists")
 _NEED_DATABASE = ("migrations", "clock", *_NEED_TABLES)
-_NEED_SETTINGS = ("disk", "cache", "broker", "database", *_NEED_DATABASE)
+_NEED_SETTINGS = ("disk", "port", "cache", "broker", "database", *_NEED_DATABASE)
 
 
 def examine(*, check: bool = False) -> list[Finding]:
@@ -17,9 +17,10 @@ def examine(*, check: bool = False) -> list[Finding]:
     findings = examine_settings()
     if not all(each.ok for each in findings if each.what.startswith("setting ")):
         return [*findings, *_skipped(_NEED_SETTINGS, "needs the settings")]
-    from config.doctor import parts
+    from config.doctor import parts, port
 
     findings += _guarded("disk", parts.examine_disk)
+    findings += _guarded("port", port.examine_port)
     findings += _guarded("cache", parts.examine_cache)
     findings += _guarded("broker", parts.examine_broker)
     database = _guarded("database", parts.examine_database)
@@ -34,11 +35,12 @@ def examine(*, check: bool = False) -> list[Finding]:
 
 
 def _rows(*, check: bool) -> Iterator[Finding]:
-    from config.doctor import parts, upstreams
+    from config.doctor import parts, people, upstreams
 
     if check:
         upstreams.check_now()
     yield from _guarded("sealing keys", parts.examine_sealing_keys)
+    yield from _guarded("second factors", people.examine_second_factors)
     yield from _guarded("worker", parts.examine_schedule)
     yield from _guarded("servers", upstreams.examine_servers)
     yield from _guarded("allowlists", upstreams.examine_lists)

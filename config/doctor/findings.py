@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from config.env import BASE_DIR, given_in_file
@@ -25,6 +25,8 @@ class Finding:
     state: State
     why: str = ""
     cure: str = ""
+    may_pass: bool = True
+    """Whether it may be better in a moment, so that a start waits for it."""
 
     @property
     def ok(self) -> bool:
@@ -36,7 +38,10 @@ def as_json(findings: Sequence[Finding]) -> str:
     """One object, for scripts."""
     return json.dumps({
         "ok": all(each.ok for each in findings),
-        "findings": [{**asdict(each), "ok": each.ok} for each in findings],
+        "findings": [
+            {"what": each.what, "state": each.state, "why": each.why, "cure": each.cure, "ok": each.ok}
+            for each in findings
+        ],
     }, indent=2)  # fmt: skip
 
 
@@ -44,12 +49,17 @@ def as_text(findings: Sequence[Finding]) -> str:
     """Line by line, for a person; the sum last."""
     lines = []
     for each in findings:
-        lines.append(f"{_SIGNS[each.state]:8}{each.what}{': ' + each.why if each.why else ''}")
+        lines.append(_shown(f"{_SIGNS[each.state]:8}{each.what}{': ' + each.why if each.why else ''}"))
         if each.cure:
             lines.append(f"{_INDENT}Cure: {each.cure}")
     wrong = sum(not each.ok for each in findings)
     lines.append("Everything is well." if not wrong else f"{wrong} of {len(findings)} are not well.")
     return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    """One line that a terminal only shows: a server's own words may be in it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def manage(*arguments: str) -> str:

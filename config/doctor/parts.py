@@ -4,7 +4,6 @@ import fcntl
 import os
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,13 +13,13 @@ from urllib.parse import urlsplit
 from django.apps import apps
 from django.conf import settings
 from django.core.cache import cache
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, NotSupportedError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from apps.jobs import services as jobs
 from apps.secrets import services as secrets
 from config.doctor.findings import Finding, drop_variable, manage, set_variable
-from config.env import BASE_DIR, given_in_file
+from config.env import given_in_file
 
 HEARTBEAT = "jobs.requeue"
 SILENT_SECONDS = 90.0
@@ -45,6 +44,9 @@ def examine_database() -> Finding:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
+    except NotSupportedError as error:
+        cure = drop_variable("DATABASE_URL")
+        return Finding("database", "wrong", f"{_place()} is too old. {_first_line(error)}", cure, may_pass=False)
     except DatabaseError as error:
         return Finding("database", "wrong", f"{_place()} does not answer. {_first_line(error)}", _database_cure(error))
     return Finding("database", "ok", f"{_place()}, {(time.monotonic() - started) * 1000:.0f} ms")
@@ -128,6 +130,9 @@ def examine_cache() -> Finding:
         cache.set("gatehouse:doctor", "1", 5)
         well = cache.get("gatehouse:doctor") == "1"
     except Exception as error:  # each cache backend raises errors of its own
+        if "HELLO" in str(error):
+            why = f"The Redis at {_address(settings.ENV.redis_url)} is too old. Redis 6 or newer is needed."
+            return Finding("cache", "wrong", why, drop_variable("REDIS_URL"), may_pass=False)
         return _not_there("cache", "REDIS_URL", settings.ENV.redis_url, error)
     if not well:
         return Finding("cache", "wrong", "It forgets at once what it is given.", drop_variable("REDIS_URL"))
@@ -195,8 +200,7 @@ def _start_command() -> str:
     """What starts the worker and the schedule of this installation."""
     if not settings.ENV.broker_url:
         return manage("up") if not is_up_running(settings.DATA_DIR) else f"kill {_up_process()}; {manage('up')}"
-    project, python = shlex.quote(str(BASE_DIR)), shlex.quote(sys.executable)
-    return f"cd {project} && {python} -m celery --app config.celery worker --beat"
+    return f"{manage('up', '--role', 'worker')} & {manage('up', '--role', 'beat')}"
 
 
 def is_up_running(folder: Path) -> bool:

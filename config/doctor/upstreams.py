@@ -33,6 +33,9 @@ def _finding(state: registry.ServerState) -> Finding:
     what = f"server {state.organization}/{state.slug}"
     if not state.is_enabled:
         return Finding(what, "note", "switched off")
+    if state.refusal and not state.entry:
+        why = f"{state.refusal} Install it for the user who runs Gatehouse, then look again."
+        return Finding(what, "wrong", why, manage("doctor", "--check"))
     if state.refusal:
         return Finding(what, "wrong", state.refusal, _allow(state))
     if state.checked_at is None:

@@ -1,3 +1,20 @@
+// Icons are words in a font of pictures: a screen reader would read "unfold more" where a person sees two arrows. A button
+// that is nothing but an icon is called by what it does.
+document.addEventListener("DOMContentLoaded", () => {
+  const deeds = { search: "Search", more_vert: "Actions", more_horiz: "Actions", filter_list: "Filters", close: "Close" };
+  const tidy = (root) => root.querySelectorAll(".material-symbols-outlined").forEach((icon) => {
+    icon.setAttribute("aria-hidden", "true");
+    const control = icon.closest("a, button");
+    if (!control || control.title || control.hasAttribute("aria-label")) return;
+    const words = [...control.querySelectorAll(".material-symbols-outlined")].reduce(
+      (text, each) => text.replace(each.textContent, ""), control.textContent);
+    const name = icon.textContent.trim();
+    if (!words.trim()) control.setAttribute("aria-label", deeds[name] ?? name.replaceAll("_", " "));
+  });
+  tidy(document);
+  document.addEventListener("htmx:afterSwap", (event) => tidy(event.target));
+});
+
 // The page that shows a new key: copy it, and let nothing bring it back.
 document.addEventListener("DOMContentLoaded", () => {
   const page = document.querySelector("[data-new-key]");
@@ -21,3 +38,37 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   });
 });
+
+// Charts: unfold's script draws them once, in the colours of that moment. Give them those of the theme, and again when it changes.
+window.addEventListener("load", () => {
+  const canvases = document.querySelectorAll("canvas.chart");
+  if (!canvases.length) return;
+
+  const paint = () => {
+    const style = getComputedStyle(document.documentElement);
+    const color = (name) => style.getPropertyValue(name).trim();
+    for (const canvas of canvases) {
+      const chart = Chart.getChart(canvas);
+      if (!chart) continue;
+      for (const series of chart.data.datasets.filter((each) => each.themed)) {
+        series.borderColor = series.backgroundColor = series.hoverBackgroundColor = color(series.themed);
+      }
+      for (const scale of Object.values(chart.options.scales)) {
+        scale.ticks = { ...scale.ticks, color: color("--gh-faint") };
+        scale.grid = { ...scale.grid, color: color("--gh-line") };
+      }
+      chart.update("none");
+    }
+  };
+
+  // After the listeners of this event that draw, whichever script comes first.
+  setTimeout(() => {
+    paint();
+    new MutationObserver(paint).observe(document.documentElement, { attributeFilter: ["class"] });
+  });
+});
+
+// Unfold hides the page until Alpine has begun, and what is hidden takes no focus.
+document.addEventListener("alpine:initialized", () => requestAnimationFrame(() => {
+  if (document.activeElement === document.body) document.querySelector("[autofocus]")?.focus();
+}));

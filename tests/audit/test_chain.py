@@ -46,7 +46,7 @@ def test_an_honest_journal_is_whole(db):
     "change",
     ["action = 'thing.undone'", "outcome = 'refused'", "actor_kind = 'key'", "actor_id = 'x'", "actor_label = 'eve'",
      "surface = 'mcp'", "address = '10.0.0.1'", "subject = 'thing:9'", "details = '{\"number\": 9}'",
-     "request_id = 'x'", "at = '2020-01-01 00:00:00'"],
+     "request_id = 'x'", "subject_id = 'x'", "at = '2020-01-01 00:00:00'"],
 )  # fmt: skip
 def test_an_edited_field_is_named(unguarded, change):
     sql(f"UPDATE audit_entry SET {change} WHERE sequence = 3")  # noqa: S608 - the changes above

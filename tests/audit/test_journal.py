@@ -35,11 +35,10 @@ def test_an_entry_says_who_did_what_to_what_and_where(alice):
     assert (entry.chain_id, entry.request_id, entry.details) == (alice.organization.id, "r-1", {"name": "Acme"})
 
 
-def test_a_subject_without_slug_or_name_is_named_by_its_id(alice):
-    assert audit.record(alice.actor, "user.changed", alice.user).subject in (
-        f"user:{alice.user.id}",
-        f"user:{alice.user.name}",
-    )
+def test_a_subject_is_called_by_its_name_and_kept_by_its_id(alice):
+    entry = audit.record(alice.actor, "user.changed", alice.user)
+
+    assert (entry.subject, entry.subject_id) == (f"user:{alice.email}", str(alice.user.pk))
 
 
 def test_each_organisation_has_a_chain_of_its_own_and_the_platform_has_one(alice, bob):

@@ -128,3 +128,21 @@ def test_a_lock_out_answers_429_with_the_time_to_wait(live: Any, dora: Person) -
 
     assert [answer.status for answer in statuses] == [401] * 5 + [429]
     assert int(statuses[-1].headers["retry-after"]) > 0
+
+
+def test_behind_a_proxy_the_lock_is_that_of_the_address_which_the_proxy_saw(
+    live: Any, dora: Person, settings: Any
+) -> None:
+    settings.TRUSTED_PROXIES = 1
+
+    def enter(password: str, forwarded: str) -> int:
+        headers = {"X-Forwarded-For": forwarded, "X-Real-IP": "192.0.2.99", "Forwarded": "for=192.0.2.99"}
+        body = {"email": dora.email, "password": password}
+        return int(live.anonymous().post("/api/v1/auth/login", body, headers=headers).status)
+
+    # The proxy appends whom it saw: what comes before that is written by the attacker, anew each time.
+    attacks = [enter("wrong wrong wrong", f"198.51.100.{number}, 203.0.113.9") for number in range(6)]
+
+    assert attacks == [401] * 5 + [429]
+    assert enter(dora.password, "198.51.100.77, 203.0.113.9") == 429
+    assert enter(dora.password, "203.0.113.9, 192.0.2.7") == 200

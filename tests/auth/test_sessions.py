@@ -175,6 +175,21 @@ def test_missing_inactive_and_wrong_get_the_same_answer_after_the_same_work(
     assert len(hashed) == len(answers)
 
 
+def test_who_exists_is_not_told_by_the_lock_out_either(alice: Person, adam: Person, root: Person) -> None:
+    services.deactivate_user(root.actor, user_id=adam.user.id)
+
+    def told(email: str) -> list[tuple[int, str, str]]:
+        answers = [log_in(email, "wrong wrong wrong") for _ in range(7)]
+        return [
+            (answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["message"])
+            for answer in answers
+        ]
+
+    existing, inactive, missing = (told(email) for email in (alice.email, adam.email, "nobody@acme.example"))
+    assert [status for status, _, _ in existing] == [401] * 5 + [429] * 2
+    assert existing == inactive == missing
+
+
 def test_passwords_are_hashed_with_argon2(settings: Any) -> None:
     from config import settings as ours
 

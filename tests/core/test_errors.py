@@ -3,9 +3,12 @@
 from datetime import datetime
 
 import pytest
+from django.db import InternalError, connection, transaction
 
+from apps.audit import services as audit
 from apps.core import errors
 from apps.core.schemas import ErrorOut
+from config.outages import as_outage
 
 STATUSES = {
     "Malformed": ("MALFORMED", 400), "InvalidInput": ("INVALID_INPUT", 422),
@@ -50,3 +53,16 @@ def test_details_are_a_copy_that_later_changes_do_not_reach():
     details["retry_after"] = 2
 
     assert error.details == {"retry_after": 1}
+
+
+@pytest.mark.postgres_only
+@pytest.mark.django_db(transaction=True)
+def test_a_postgresql_that_takes_no_writes_is_told_as_an_outage(alice):
+    with pytest.raises(InternalError) as caught, transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+        audit.record(alice.actor, "work.done", "x")
+
+    outage = as_outage(caught.value)
+    assert outage is not None and outage.message.startswith("The database cannot be written.")
+    assert as_outage(InternalError("current transaction is aborted")) is None

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from celery import Celery
 
 from apps.core.actor import system_actor
 from apps.core.ids import new_id
@@ -139,3 +140,20 @@ def test_masking_takes_linear_time(piece):
     redact(piece * (400_000 // len(piece)))
 
     assert time.process_time() - started < 2
+
+
+def test_what_celery_says_of_a_task_that_failed_repeats_no_argument(caplog: pytest.LogCaptureFixture) -> None:
+    canary = "Canary-5f1c7b2e9d"
+    app = Celery("of this test", set_as_current=False)
+
+    @app.task(name="of.this.test")
+    def fail(url: str, *, password: str) -> None:
+        raise ValueError(f"{url} refused Authorization: Bearer {password}")
+
+    with caplog.at_level(logging.DEBUG):
+        fail.apply(args=[f"https://user:{canary}@vendor.example/?api_key={canary}"], kwargs={"password": canary})
+
+    told = [JsonFormatter().format(record) for record in caplog.records]
+    assert any("of.this.test" in line and "Traceback" in line for line in told)
+    assert any(canary in str(vars(record)) for record in caplog.records), "Celery said nothing that had to be masked"
+    assert not [line for line in told if canary in line]

@@ -10,7 +10,7 @@ from django.utils import timezone
 from factory.django import DjangoModelFactory
 
 from apps.auth import services
-from apps.auth.models import ApiKey, Membership, Organization, RefreshToken, Role, User
+from apps.auth.models import ApiKey, Invitation, Membership, Organization, RefreshToken, Role, User
 from apps.core.actor import system_actor
 
 
@@ -81,4 +81,17 @@ class RefreshTokenFactory(DjangoModelFactory[RefreshToken]):
     family_id = factory.LazyFunction(uuid4)
     token_id = factory.LazyFunction(uuid4)
     audience = factory.LazyFunction(lambda: settings.REST_AUDIENCE)
+    expires_at = factory.LazyFunction(lambda: timezone.now() + timedelta(days=7))
+
+
+class InvitationFactory(DjangoModelFactory[Invitation]):
+    """An invitation that nobody has accepted yet."""
+
+    class Meta:
+        model = Invitation
+
+    organization = factory.SubFactory(OrganizationFactory)
+    email = factory.LazyAttributeSequence(lambda row, number: f"guest-{number}@{row.organization.slug}.example")
+    role = Role.VIEWER
+    digest = factory.LazyFunction(lambda: uuid4().hex * 2)
     expires_at = factory.LazyFunction(lambda: timezone.now() + timedelta(days=7))

@@ -1,9 +1,21 @@
 """Makes servers and what belongs to them."""
 
+from datetime import timedelta
+
 import factory
+from django.utils import timezone
 from factory.django import DjangoModelFactory
 
-from apps.registry.models import Capability, CapabilityKind, Credential, Discovery, Health, HealthCheck, Server
+from apps.registry.models import (
+    Capability,
+    CapabilityKind,
+    Credential,
+    Discovery,
+    Health,
+    HealthCheck,
+    HealthHour,
+    Server,
+)
 from apps.registry.services.definitions import digest_of
 
 
@@ -69,6 +81,22 @@ class HealthCheckFactory(DjangoModelFactory[HealthCheck]):
     server = factory.SubFactory(ServerFactory)
     health = Health.HEALTHY
     latency_ms = 12.5
+
+
+class HealthHourFactory(DjangoModelFactory[HealthHour]):
+    """An hour of sixty checks that went well; each one made lies an hour further back."""
+
+    class Meta:
+        model = HealthHour
+
+    organization = factory.SelfAttribute("server.organization")
+    server = factory.SubFactory(ServerFactory)
+    at = factory.Sequence(
+        lambda number: timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=number)
+    )
+    checks = passed = 60
+    latency_ms_total = 60 * 12.5
+    latency_ms_most = 20.0
 
 
 class DiscoveryFactory(DjangoModelFactory[Discovery]):

@@ -1,11 +1,13 @@
 """The breaker: opens after failures in a row, lets one probe through, closes when it succeeds."""
 
+import asyncio
 import contextlib
 from typing import Any
 
 import pytest
 
 from apps.core.errors import BackendDown, BackendError, BackendTimeout
+from apps.core.ids import new_id
 from apps.gateway.services.breaker import Breaker
 
 
@@ -124,3 +126,35 @@ def test_a_cancelled_probe_makes_room_for_the_next(breaker: Breaker, clock: Cloc
     succeed(breaker)
 
     assert not breaker.is_open
+
+
+def test_its_state_tells_when_calls_are_let_through_again(breaker: Breaker, clock: Clock) -> None:
+    assert (breaker.is_open, breaker.is_half_open, breaker.wait_seconds) == (False, False, 0.0)
+    fail(breaker, times=3)
+    clock.now = 4.0
+    assert (breaker.is_open, breaker.is_half_open, breaker.wait_seconds) == (True, False, 6.0)
+    clock.now = 10.0
+    assert (breaker.is_open, breaker.is_half_open) == (True, True)
+    succeed(breaker)
+    assert not breaker.is_half_open
+
+
+def test_the_way_to_a_server_tells_its_breaker_and_when_a_crashing_process_is_started_again(settings: Any) -> None:
+    from apps.gateway.services.ways import Way
+    from apps.registry.services import BreakerOut, ServerRoute
+
+    async def story() -> list[BreakerOut]:
+        settings.BREAKER_FAILURES, settings.BREAKER_OPEN_SECONDS = 1, 10.0
+        way = Way(ServerRoute(new_id(), new_id(), "loop", "Loop", "stdio"), 1)
+        states = [way.state(now=100.0)]
+        for _ in range(3):
+            way.count_crash(now=100.0, lived=1.0)
+        fail(way.breaker)
+        return [*states, way.state(now=100.5), way.state(now=200.0)]
+
+    fresh, crashed, later = asyncio.run(story())
+
+    assert fresh == BreakerOut()
+    assert (crashed.state, crashed.failures, crashed.retry_after_seconds) == ("open", 1, 10)
+    assert (crashed.crashes, crashed.restart_after_seconds) == (3, 2)
+    assert later.restart_after_seconds is None

@@ -10,7 +10,8 @@ import pytest
 
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited
 from apps.gateway.services import pool
-from apps.gateway.services.pool import Caller, Upstreams, Way
+from apps.gateway.services.pool import Upstreams
+from apps.gateway.services.ways import Caller, Way
 from apps.registry import services as registry
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, UpstreamError
 

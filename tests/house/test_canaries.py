@@ -160,12 +160,17 @@ def _hidden_part(key: str) -> str:
 def _sign_in(story: Story, owner: Visitor) -> None:
     password = story.canaries.plant("password of Carol")
     organization = owner.get("/api/v1/auth/me").json()["organization"]["id"]
-    carol = {"email": "carol@acme.example", "password": password}
-    assert owner.post(f"/api/v1/orgs/{organization}/members", {**carol, "role": "viewer"}).status == 201
-    owner.post(f"/api/v1/orgs/{organization}/members", {**carol, "role": "viewer"})
-    owner.post(
-        f"/api/v1/orgs/{organization}/members", {"email": "x", "password": story.canaries.plant("refused password")}
-    )
+    carol = {"email": "carol@acme.example", "role": "viewer"}
+    invitations, accept = f"/api/v1/orgs/{organization}/invitations", "/api/v1/auth/invitations/accept"
+    invited = owner.post(invitations, carol)
+    token = _token_of(story, "Carol", invited)
+    owner.post(invitations, carol)
+    owner.get(invitations)
+    for refused in ({"token": token, "password": "short"}, {"token": token}, {"token": [token]}):
+        assert story.visitor().post(accept, refused).status == 422
+    story.visitor().get(f"{accept}?token={token}")
+    assert story.visitor().post(accept, {"token": token, "password": password}).status == 201
+    story.visitor().post(accept, {"token": token, "password": password})
     for number in range(6):  # until the lock-out
         wrong = {"email": "carol@acme.example", "password": story.canaries.plant(f"wrong password {number}")}
         story.visitor().post(LOGIN, wrong)
@@ -180,6 +185,12 @@ def _sign_in(story: Story, owner: Visitor) -> None:
     story.visitor().post("/api/v1/auth/logout", {"refresh": rotated.json()["refresh"]})
     story.visitor(Authorization=f"Bearer {rotated.json()['access']}").get("/api/v1/auth/me")
     story.visitor().post("/api/v1/auth/refresh", {"refresh": story.canaries.plant("no refresh token")})
+
+
+def _token_of(story: Story, name: str, invited: Seen) -> str:
+    """What the link of an invitation has behind its #, which this one answer may show."""
+    token = re.findall(r"#(gate_invitation_[\w-]+)", invited.text)[0]
+    return story.canaries.keep(f"invitation of {name}", token, answer=invited)
 
 
 def _make_keys(story: Story, owner: Visitor) -> None:
@@ -332,9 +343,13 @@ def _fill_forms(story: Story, browser: Visitor) -> None:
             "/admin/registry/credential/add/",
             {"server": server, **kind, "secret": plant(f"secret in the form, {kind}")},
         )
-    for email in ("dave@acme.example", "no address"):
-        fields = {"email": email, "role": "viewer", "name": "", "password": plant(f"password in the form of {email}")}
-        browser.fill("/admin/accounts/membership/add/", fields)
+    browser.fill("/admin/accounts/invitation/add/", {"email": "no address", "role": "viewer"})
+    invited = browser.fill("/admin/accounts/invitation/add/", {"email": "dave@acme.example", "role": "viewer"})
+    token, dave = _token_of(story, "Dave", invited), story.visitor()
+    for again in (plant("password that is not the same"), plant("password of Dave")):
+        dave.fill(
+            "/invitation", {"token": token, "name": "Dave", "password": plant("password of Dave"), "again": again}
+        )
     browser.fill("/admin/password_change/", {
         "old_password": plant("wrong old password"), "new_password1": plant("new password"),
         "new_password2": plant("repeated password"),

@@ -283,6 +283,7 @@ def test_without_a_credential_nothing_opens(world):
         "auth/login" in each
         or "auth/refresh" in each
         or "auth/logout" in each
+        or "auth/invitations/accept" in each
         or ".well-known" in each
         or "openapi" in each
         for each in public

@@ -1,18 +1,23 @@
 """What no single operation shows: people of two organisations, last owners, names that both use, background work."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from django.utils import timezone
 
 from apps.auth import services as auth
-from apps.auth.models import ApiKey, Membership, User
+from apps.auth.models import ApiKey, Invitation, Membership, User
 from apps.core.errors import InvalidInput, NotAuthenticated, NotFound
 from apps.core.ids import new_id
-from apps.registry.models import Capability, Server
+from apps.jobs import services as jobs
+from apps.jobs.models import Job, State
+from apps.registry.models import Capability, HealthCheck, HealthHour, Server
 from apps.secrets import services as secrets
 from apps.secrets.models import Secret
 from apps.usage import services as usage
+from apps.usage.models import UsageEvent
+from tests.factories.auth import OrganizationFactory
 from tests.house.tenants import CANARY, make_row
 from tests.people import PASSWORD, Person
 
@@ -95,12 +100,60 @@ def test_a_name_that_a_uses_is_free_at_b(world):
     assert slug.status == 201, slug.text
 
 
+def test_b_can_invite_whom_a_has_and_touches_no_invitation_of_as(world):
+    over = timezone.now() - timedelta(days=1)
+    email = world.owner_of_a.email
+    theirs = make_row(Invitation, world.a, email=email, expires_at=over)
+    ours = make_row(Invitation, world.b, email=email, expires_at=over)
+
+    invited = world.callers["owner"].post(f"/api/v1/orgs/{world.b.id}/invitations", {"email": email, "role": "viewer"})
+
+    assert invited.status == 201, invited.text
+    assert Invitation.objects.filter(pk=theirs.pk).exists()
+    assert not Invitation.objects.filter(pk=ours.pk).exists()
+
+
 def test_the_figures_of_b_count_nothing_of_as(world):
-    before = usage.summarize(world.b.id, since=timezone.now().replace(year=2020))
+    before = usage.look_back(world.b.id, span=usage.SPANS["30d"])
     make_row(type(usage.latest_denials(world.a.id, limit=1)[0]), world.a, status="denied")
 
-    assert usage.summarize(world.b.id, since=timezone.now().replace(year=2020)) == before
+    assert usage.look_back(world.b.id, span=usage.SPANS["30d"]) == before
+    assert usage.look_back(None, span=usage.SPANS["30d"]).total.calls > before.total.calls
+    assert {tool.name for tool in usage.busiest_tools(world.b.id, span=usage.SPANS["30d"], limit=50)}.isdisjoint(
+        tool.name for tool in usage.busiest_tools(world.a.id, span=usage.SPANS["30d"], limit=50)
+    )
     assert [event for event in usage.latest_denials(world.b.id, limit=50) if event.organization_id != world.b.id] == []
+
+
+def test_the_health_of_a_server_of_bs_is_told_by_rows_of_bs_alone(world):
+    ours, hour = {Server: world.ours[Server]}, timezone.now().replace(minute=0, second=0, microsecond=0)
+    address = f"/api/v1/mcp/servers/{world.ours[Server].pk}/health?period=7d"
+    before = world.callers["owner"].get(address).json()
+
+    make_row(HealthHour, world.a, ours, at=hour - timedelta(hours=100), passed=0)
+    make_row(HealthCheck, world.a, ours, health="unhealthy", at=timezone.now() - timedelta(hours=23, minutes=59))
+    make_row(HealthCheck, world.a, ours, health="unhealthy")
+
+    assert world.callers["owner"].get(address).json() == before
+
+
+def test_a_call_of_as_is_not_the_first_call_of_another(world):
+    new = OrganizationFactory()
+    make_row(UsageEvent, world.a, status="ok")
+
+    assert usage.has_been_called(world.a.id)
+    assert not usage.has_been_called(new.id)
+
+
+def test_what_runs_for_a_takes_no_place_of_bs(world, settings):
+    for _ in range(settings.JOBS_PER_ORGANIZATION):
+        make_row(Job, world.a, state=State.RUNNING, lease=new_id(), heartbeat_at=timezone.now())
+    ours = make_row(Job, world.b)
+
+    jobs.run(ours.pk, lambda actor, **_: {})
+
+    ours.refresh_from_db()
+    assert ours.state == State.COMPLETED
 
 
 def test_what_a_has_deleted_b_cannot_bring_back(world):

@@ -299,10 +299,10 @@ def test_settled_work_is_complete_whatever_happens_afterwards(alice):
     assert (fresh(job).state, fresh(job).result, fresh(job).error) == (State.COMPLETED, {"found": 3}, None)
 
 
-def test_a_job_whose_worker_dies_each_time_fails_in_the_end(alice, monkeypatch):
+def test_a_job_whose_worker_dies_each_time_fails_in_the_end(alice, settings, monkeypatch):
     job = start(alice)
     Job.objects.filter(pk=job.pk).update(state=State.RUNNING, attempts=4, lease=uuid4(), heartbeat_at=timezone.now())
-    later(monkeypatch, queue.LEASE_SECONDS + 1)
+    later(monkeypatch, settings.JOB_LEASE_SECONDS + 1)
 
     jobs.requeue_stale()
 
@@ -317,11 +317,11 @@ def test_a_running_job_that_gives_signs_of_life_is_left_alone(alice, sent):
     assert fresh(job).state == State.RUNNING
 
 
-def test_a_message_that_was_lost_is_sent_again_once_a_minute(alice, sent, monkeypatch):
+def test_a_message_that_was_lost_is_sent_again_once_a_minute(alice, sent, settings, monkeypatch):
     job = start(alice)
     assert (jobs.requeue_stale(), sent) == (0, [])
 
-    later(monkeypatch, queue.RESEND_SECONDS + 1)
+    later(monkeypatch, queue.RESEND_LEASES * settings.JOB_LEASE_SECONDS + 1)
     assert (jobs.requeue_stale(), jobs.requeue_stale()) == (1, 0)
 
     assert sent == [("tests.quick", str(job.id))]
@@ -350,8 +350,8 @@ def test_a_job_that_is_to_wait_is_not_sent_before_its_time(alice, sent, monkeypa
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_long_job_gives_signs_of_life_even_after_the_database_was_away(alice, monkeypatch):
-    monkeypatch.setattr(work, "HEARTBEAT_SECONDS", 0.05)
+def test_a_long_job_gives_signs_of_life_even_after_the_database_was_away(alice, settings, monkeypatch):
+    settings.JOB_LEASE_SECONDS = 0.3
     job = start(alice)
     beats, update = [], work._Lease.update
 
@@ -371,14 +371,86 @@ def test_a_long_job_gives_signs_of_life_even_after_the_database_was_away(alice, 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_job_that_lasts_too_long_gives_no_more_signs_of_life(alice, monkeypatch):
-    monkeypatch.setattr(work, "HEARTBEAT_SECONDS", 0.05)
+def test_a_job_that_lasts_too_long_gives_no_more_signs_of_life(alice, settings, monkeypatch):
+    settings.JOB_LEASE_SECONDS = 0.3
     monkeypatch.setattr(work, "LONGEST_RUN_SECONDS", 0.1)
     job = start(alice)
 
     jobs.run(job.id, lambda actor: time.sleep(0.6))
 
     assert fresh(job).finished_at - fresh(job).heartbeat_at > timedelta(seconds=0.3)
+
+
+def test_a_broker_that_began_empty_is_given_all_that_waits(alice, sent):
+    waiting, running = start(alice, word="x"), start(alice, word="y")
+    Job.objects.filter(pk=running.pk).update(state=State.RUNNING, lease=uuid4(), heartbeat_at=timezone.now())
+
+    assert jobs.requeue_after_restart() == 1
+
+    assert sent == [("tests.quick", str(waiting.id))]
+    assert fresh(running).state == State.RUNNING
+
+
+def test_work_that_was_taken_away_writes_nothing_more_before_its_end(alice):
+    job, stopped = start(alice), []
+
+    def work_on(actor):
+        jobs.confirm()
+        Job.objects.filter(pk=job.pk).update(lease=uuid4())
+        with pytest.raises(jobs.Stopped):
+            jobs.confirm()
+        stopped.append(True)
+
+    jobs.run(job.id, work_on)
+
+    assert stopped == [True] and fresh(job).state == State.RUNNING
+
+
+def test_work_that_needs_too_much_memory_says_so_and_is_tried_again(alice):
+    job = start(alice)
+
+    def greedy(actor):
+        raise MemoryError
+
+    jobs.run(job.id, greedy)
+
+    assert (fresh(job).state, fresh(job).error["message"]) == (State.PENDING, work.OUT_OF_MEMORY)
+
+
+# Sharing ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_organisation_runs_no_more_jobs_than_its_share_and_leaves_the_rest_to_others(alice, bob, sent):
+    first, second, third = (start(alice, word=word) for word in "abc")
+    others = start(bob, word="d")
+    states = []
+
+    def hold_both_places(actor, word):
+        jobs.run(second.id, look)
+
+    def look(actor, word):
+        jobs.run(third.id, quick)
+        jobs.run(others.id, quick)
+        states.extend([fresh(third).state, fresh(third).sent_at, fresh(others).state])
+
+    jobs.run(first.id, hold_both_places)
+
+    assert states == [State.PENDING, None, State.COMPLETED]
+    assert sent == [("tests.quick", str(third.id))]
+    jobs.run(third.id, quick)
+    assert fresh(third).state == State.COMPLETED
+
+
+def test_what_a_dead_worker_ran_takes_no_place_for_long(alice, settings):
+    for _ in range(settings.JOBS_PER_ORGANIZATION):
+        lost = start(alice, word="x")
+        silent_since = timezone.now() - timedelta(seconds=settings.JOB_LEASE_SECONDS / 2 + 1)
+        Job.objects.filter(pk=lost.pk).update(state=State.RUNNING, lease=uuid4(), heartbeat_at=silent_since)
+
+    job = start(alice, word="y")
+    jobs.run(job.id, quick)
+
+    assert fresh(job).state == State.COMPLETED
 
 
 # Seeing and steering ---------------------------------------------------------------------------------------------

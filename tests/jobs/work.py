@@ -10,7 +10,6 @@ from apps.audit import services as audit
 from apps.core.actor import Actor
 from apps.core.errors import BackendDown, InvalidInput
 from apps.jobs import services as jobs
-from apps.jobs.services import work
 
 sender: Any = None
 """The Celery app of the running test, when it has a broker of its own."""
@@ -28,6 +27,11 @@ def slow(actor: Actor, *, seconds: float, word: str) -> dict[str, str]:
         audit.record(actor, "work.done", word)
         jobs.settle({"word": word})
     return {"word": word}
+
+
+def greedy(actor: Actor, *, megabytes: int) -> dict[str, int]:
+    """Take much memory."""
+    return {"megabytes": len(bytearray(megabytes * 2**20)) // 2**20}
 
 
 def refuse(actor: Actor) -> dict[str, str]:
@@ -48,9 +52,14 @@ def quick_task(job_id: str) -> None:
 
 @shared_task(name="tests.slow")
 def slow_task(job_id: str) -> None:
-    """Run `slow`, with signs of life that are quick enough for a test."""
-    work.HEARTBEAT_SECONDS = 0.3
+    """Run `slow`."""
     jobs.run(job_id, slow)
+
+
+@shared_task(name="tests.greedy")
+def greedy_task(job_id: str) -> None:
+    """Run `greedy`."""
+    jobs.run(job_id, greedy)
 
 
 @shared_task(name="tests.refuse")

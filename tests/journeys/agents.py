@@ -10,6 +10,9 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+PATIENCE_SECONDS = 60
+"""More than the platform takes for a call to a server that hangs; with less, an agent gives up without a word."""
+
 ERAS = {"2025-11-25": "legacy", "2026-07-28": "2026-07-28"}
 
 
@@ -18,7 +21,7 @@ async def connected(url: str, key: str, era: str) -> AsyncIterator[Client]:
     """A connected client."""
     headers = {"Authorization": f"Bearer {key}"}
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        httpx2.AsyncClient(headers=headers, timeout=PATIENCE_SECONDS) as http,
         Client(streamable_http_client(url, http_client=http), mode=ERAS[era]) as client,
     ):
         yield client

@@ -3,17 +3,18 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.servers import PROJECT, free_port
+from tests.fixtures.servers import PROJECT, evil_upstream, free_port
 from tests.journeys.platform import Platform, clean_environment
 
 DOCTOR = f"{shlex.quote(sys.executable)} manage.py doctor --json"
@@ -22,25 +23,16 @@ SLOWEST_BEAT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted, by variables and by code run on the installation, and the line that must name it."""
+    """What is planted by variables, and the line that must name it."""
 
     what: str
     why: str
-    env: dict[str, str] = field(default_factory=dict)
-    code: str = ""
+    env: dict[str, str]
 
 
-REGISTER = """
-from apps.auth.models import Organization
-from apps.registry.models import Server
-from django.utils import timezone
-checked = {{"health": "healthy", "checked_at": timezone.now()}}
-Server(organization=Organization.objects.get(), name="Planted", slug="planted", {fields}, **checked).store()
-"""
+FORGET = 'from apps.registry.models import *; Server.objects.filter(slug__startswith="planted").delete()'
 OFF = "from django_celery_beat.models import PeriodicTask; PeriodicTask.objects.update(enabled=False)"
 FAULTS = {
-    "a misspelt setting": Fault("setting GATEHOUSE_LOG_LEVLE", "no such setting", {"GATEHOUSE_LOG_LEVLE": "info"}),
-    "a wrong value": Fault("setting UPSTREAM_TIMEOUT_SECONDS", "positive number", {"UPSTREAM_TIMEOUT_SECONDS": "soon"}),
     "a setting given twice": Fault(
         "setting GATEHOUSE_KEY", "both set", {"GATEHOUSE_KEY": "k", "GATEHOUSE_KEY_FILE": "/dev/null"}
     ),
@@ -49,23 +41,11 @@ FAULTS = {
         "setting GATEHOUSE_SEALING_KEYS", "must be given in production", {"GATEHOUSE_ENV": "production"}
     ),
     "a data folder that is none": Fault("setting GATEHOUSE_DATA", "cannot be used", {"GATEHOUSE_DATA": "/dev/null/d"}),
-    "secrets that others may read": Fault("secret files", "may be read by others"),
     "keys that seal something else": Fault(
         "sealing keys", "not the one that sealed", {"GATEHOUSE_SEALING_KEYS": f"1:{b64encode(bytes(32)).decode()}"}
     ),
-    "a cache that is down": Fault("cache", "Nothing of use answers", {"REDIS_URL": "redis://127.0.0.1:1/0"}),
-    "a broker that is down": Fault("broker", "Nothing of use answers", {"BROKER_URL": "amqp://u:hidden@127.0.0.1:1//"}),
-    "schedules switched off": Fault("schedules", "Switched off: ", code=OFF),
-    "a private address": Fault(
-        "server demo/planted", "not one that Gatehouse may call",
-        code=REGISTER.format(fields='url="http://127.0.0.1:3001/mcp"'),
-    ),
-    "a command that is not listed": Fault(
-        "server demo/planted", "GATEHOUSE_STDIO_ALLOW",
-        code=REGISTER.format(fields="transport='stdio', command=['/bin/cat', 'a file', '-n']"),
-    ),
 }  # fmt: skip
-"""The first six keep Django from starting, or change where everything is."""
+"""They keep Django from starting, or change where everything is; what can be wrong beside others is planted below."""
 
 
 @pytest.fixture(scope="module")
@@ -99,27 +79,9 @@ def find(findings: list[dict[str, str]], what: str) -> dict[str, str]:
     return next((each for each in findings if each["what"] == what), {"state": "absent", "what": what})
 
 
-def plant(fault: Fault, platform: Platform) -> None:
-    """Make the fault."""
-    if fault.what == "secret files":
-        (platform.data / "secrets" / "gatehouse_key_pepper").chmod(0o644)
-    if fault.code:
-        planted = platform.manage("shell", "--command", fault.code)
-        assert planted.returncode == 0, planted.stderr
-
-
 def wrong(findings: list[dict[str, str]]) -> list[dict[str, str]]:
     """What is not well."""
     return [each for each in findings if each["state"] == "wrong"]
-
-
-@pytest.fixture
-def clean(platform: Platform) -> Iterator[None]:
-    """Take away what a fault's code has planted."""
-    yield
-    platform.manage(
-        "shell", "--command", 'from apps.registry.models import *; Server.objects.filter(slug="planted").delete()'
-    )
 
 
 @pytest.mark.slow_process
@@ -128,28 +90,94 @@ def test_nothing_is_wrong_with_a_fresh_platform(platform):
 
     assert (wrong(findings), status) == ([], 0)
     assert {each["what"] for each in findings} == {
-        *("settings", "secret files", "disk", "cache", "broker", "database", "migrations", "clock"),
-        *("sealing keys", "worker", "schedules", "jobs", "server demo/time", "egress allowlist", "stdio allowlist"),
+        *("settings", "secret files", "disk", "port", "cache", "broker", "database", "migrations", "clock"),
+        *("sealing keys", "second factors", "worker", "schedules", "jobs", "server demo/time"),
+        *("egress allowlist", "stdio allowlist"),
     }
 
 
 @pytest.mark.slow_process
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_named_and_its_cure_cures_it(name, platform, clean, tmp_path):
+def test_a_planted_fault_is_named_and_its_cure_cures_it(name, platform, tmp_path):
     fault = FAULTS[name]
     env = {**platform.env, "HOME": str(tmp_path), **fault.env}
-    plant(fault, platform)
 
     findings, status = doctor("", env)
     named = find(findings, fault.what)
     assert (named["state"], status) == ("wrong", 1), findings
     assert fault.why in named["why"]
-    assert "hidden" not in json.dumps(findings)
 
     # Production lacks several settings; all of what is named is typed, line by line.
     cures = "\n".join(each["cure"] for each in wrong(findings))
     after, _ = doctor(cures, env)
     assert find(after, fault.what)["state"] in ("ok", "absent", "note"), after
+
+
+PLANT = (
+    f"{OFF}\n"
+    + """
+from apps.auth.models import Organization
+from apps.registry.models import Server
+from django.utils import timezone
+organization = Organization.objects.get()
+def plant(end, **fields):
+    fields = {{"slug": f"planted-{{end}}", "check_interval_seconds": 3600, **fields}}
+    Server(organization=organization, name="Planted", **fields).store()
+now = timezone.now()
+plant("down", url="http://127.0.0.1:{port}/mcp", health="unhealthy", health_message="Nothing answers.", checked_at=now)
+plant("private", url="http://localhost:{port}/mcp", health="healthy", checked_at=now)
+plant("unlisted", transport="stdio", command=["mcp-server-time", "--local-timezone", "Europe/Paris"])
+plant("missing", transport="stdio", command=["mcp-server-planted"])
+"""
+)
+MANY = {
+    "setting GATEHOUSE_LOG_LEVLE", "setting BREAKER_FAILURES", "secret files", "port", "cache", "broker", "migrations",
+    "schedules", "server demo/planted-down", "server demo/planted-private", "server demo/planted-unlisted",
+    "server demo/planted-missing",
+}  # fmt: skip
+ROUNDS = 5
+
+
+@pytest.mark.slow_process
+def test_twelve_faults_at_once_are_all_named_and_cured_by_typing_what_it_says(platform, tmp_path):
+    port, programs = free_port(), tmp_path / "bin"
+    programs.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        env = {
+            **platform.env, "HOME": str(tmp_path), "PATH": f"{programs}:{platform.env['PATH']}",
+            "GATEHOUSE_LOG_LEVLE": "info", "BREAKER_FAILURES": "five", "REDIS_URL": "redis://127.0.0.1:1/0",
+            "BROKER_URL": "amqp://u:hidden@127.0.0.1:1//", "GATEHOUSE_PORT": str(squatter.getsockname()[1]),
+            "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{port}", "GATEHOUSE_STDIO_ALLOW": "mcp-server-planted",
+        }  # fmt: skip
+        (platform.data / "secrets" / "gatehouse_key_pepper").chmod(0o644)
+        for planting in (("shell", "--command", PLANT.format(port=port)), ("migrate", "sessions", "zero")):
+            planted = platform.manage(*planting)
+            assert planted.returncode == 0, planted.stderr
+
+        # What cannot be typed is done as its line says: the server is started, the program is installed.
+        with evil_upstream(port):
+            (programs / "mcp-server-planted").symlink_to(Path(sys.executable).parent / "mcp-server-time")
+            named, findings = type_every_cure(env)
+        platform.manage("shell", "--command", FORGET)
+
+    assert (set(named), wrong(findings)) == (MANY, [])
+    assert "Start it, then look again" in named["server demo/planted-down"]
+    assert find(findings, "server demo/planted-missing")["state"] == "ok"
+    assert "hidden" not in json.dumps(named)
+
+
+def type_every_cure(env: dict[str, str]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Type what the doctor says in one shell until nothing is wrong: why each part was, and the last findings."""
+    named: dict[str, str] = {}
+    kept, typed = "", ""
+    for _ in range(ROUNDS):
+        findings, _ = doctor(kept + typed, env)
+        if not wrong(findings):
+            break
+        kept += "".join(line for line in typed.splitlines(keepends=True) if line.startswith(("export ", "unset ")))
+        typed = "".join(f"{each['cure']}\n" for each in wrong(findings))
+        named.update((each["what"], each["why"]) for each in wrong(findings))
+    return named, findings
 
 
 @pytest.mark.slow_process
@@ -279,6 +307,75 @@ def test_a_full_disk_is_named(monkeypatch):
     assert parts.examine_disk().state == "wrong"
 
 
+def test_a_disk_that_is_nearly_full_is_named_and_what_fills_it_is_shown(settings, tmp_path):
+    from config.doctor import parts
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=520m", "none", disk], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("Only root may make a disk.")
+    try:
+        settings.DATA_DIR = disk
+        assert parts.examine_disk().state == "ok"
+        (disk / "ballast").write_bytes(bytes(40 * 1024**2))
+
+        named = parts.examine_disk()
+        shown = subprocess.run(["bash", "-c", named.cure], capture_output=True, text=True, check=True).stdout
+
+        assert named.state == "wrong" and "Make room" in named.why
+        assert "40M\t" in shown
+        (disk / "ballast").unlink()
+        assert parts.examine_disk().state == "ok"
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_port_that_another_program_holds_is_named_with_one_that_is_free(settings):
+    from dataclasses import replace
+
+    from config.doctor import port
+
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        settings.ENV = replace(settings.ENV, host="127.0.0.1", port=squatter.getsockname()[1])
+        named = port.examine_port()
+        assert (named.state, "Another program" in named.why) == ("wrong", True)
+        settings.ENV = replace(settings.ENV, port=int(named.cure.partition("=")[2]))
+        assert port.examine_port().state == "ok"
+
+    settings.ENV = replace(settings.ENV, host="192.0.2.1")
+    assert port.examine_port().cure == "unset GATEHOUSE_HOST"
+
+
+@pytest.mark.django_db
+def test_a_program_that_is_listed_but_not_installed_is_not_to_be_listed_again(alice, settings):
+    from config.doctor import upstreams
+    from tests.factories.registry import ServerFactory
+
+    settings.STDIO_ALLOW = ("no-such-program --quick",)
+    ServerFactory(organization=alice.organization, transport="stdio", url="", command=["no-such-program", "--quick"])
+    (named,) = upstreams.examine_servers()
+
+    assert (named.state, "Install it" in named.why) == ("wrong", True)
+    assert named.cure.endswith("manage.py doctor --check")
+
+
+@pytest.mark.django_db
+def test_a_command_line_is_listed_by_its_cure_argument_by_argument(alice):
+    from apps.registry.backends import commands
+    from config.doctor import upstreams
+    from tests.factories.registry import ServerFactory
+
+    command = ["/bin/cat", "a file", "-n", "$HOME;x"]
+    ServerFactory(organization=alice.organization, transport="stdio", url="", command=command)
+    (named,) = upstreams.examine_servers()
+    typed = f'{named.cure}; printf %s "$GATEHOUSE_STDIO_ALLOW"'
+    entry = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True).stdout
+
+    assert (named.state, commands.matches(entry, command)) == ("wrong", True)
+
+
 @pytest.mark.django_db
 def test_servers_of_all_organisations_are_named_with_their_last_check(alice, bob):
     from django.utils import timezone
@@ -357,4 +454,7 @@ def test_separate_processes_are_started_through_the_broker(settings):
     from config.doctor import parts
 
     settings.ENV = replace(settings.ENV, broker_url="amqp://127.0.0.1:5672//")
-    assert parts._start_command().endswith("-m celery --app config.celery worker --beat")
+    worker, beat = parts._start_command().split(" & ")
+    assert (worker.partition("manage.py ")[2], beat.partition("manage.py ")[2]) == (
+        "up --role worker", "up --role beat",
+    )  # fmt: skip

@@ -42,6 +42,7 @@ class Evil:
         self.port = port
         self.process = process
         self.url = f"http://127.0.0.1:{port}/mcp"
+        self.sse_url = f"http://127.0.0.1:{port}/sse"
 
     def control(self, what: str, method: str = "GET", content: Any = None) -> Any:
         """Ask for, change or forget what it remembers."""

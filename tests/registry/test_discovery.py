@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from apps.jobs.models import Job
 from apps.registry import health, services, tasks
 from apps.registry.models import Capability, Discovery, HealthCheck, Server
 from apps.registry.schemas import CapabilityFilters, ServerIn
-from tests.factories.registry import HealthCheckFactory, ServerFactory
 from tests.fixtures import servers
 from tests.people import Person
 from tests.registry.conftest import Evil
@@ -322,31 +320,10 @@ def test_the_schedule_looks_at_whoever_is_due_and_at_nobody_twice(alice: Person,
 
     health_of = dict(Server.objects.values_list("slug", "health"))
     assert health_of == {"one": "healthy", "two": "unhealthy", "off": "unknown"}
-    Server.objects.filter(pk=one.pk).update(checked_at=timezone.now() - timedelta(seconds=61))
+    Server.objects.filter(pk=one.pk).update(check_due_at=timezone.now())
     tasks.check_due()
     assert HealthCheck.objects.filter(server=one).count() == 2
     assert HealthCheck.objects.filter(server=two, organization=bob.organization).count() == 1
-
-
-@pytest.mark.both
-def test_a_server_that_nobody_has_looked_at_yet_comes_first(dora: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    long_ago = timezone.now() - timedelta(days=1)
-    ServerFactory.create(organization=dora.organization, url="http://127.0.0.1:9/mcp", checked_at=long_ago)
-    new = ServerFactory.create(organization=dora.organization, url="http://127.0.0.1:9/mcp")
-    monkeypatch.setattr("apps.registry.services.checks.MOST_IN_A_ROUND", 1)
-
-    services.check_due_servers()
-
-    assert [check.server for check in HealthCheck.objects.all()] == [new]
-
-
-def test_old_checks_are_forgotten(alice: Person, evil: Evil, server: Server) -> None:
-    HealthCheckFactory.create(server=server, at=timezone.now() - timedelta(days=40))
-    HealthCheckFactory.create(server=server, at=timezone.now() - timedelta(days=30))
-
-    services.check_server(alice.actor, server_id=server.id)
-
-    assert HealthCheck.objects.filter(server=server).count() == 2
 
 
 def test_a_check_learns_that_a_server_speaks_another_revision(alice: Person, settings: Any) -> None:

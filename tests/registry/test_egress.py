@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from yarl import URL
 
 from apps.core import egress
 from apps.core.errors import BackendDown, BackendError, InvalidInput
-from tests.registry.conftest import run
+from apps.registry.services.routes import connect
+from tests.registry.conftest import make_route, run
 
 LOCAL = [
     "http://127.0.0.1/", "http://0/", "http://0.0.0.0/", "http://localhost/", "http://localhost./", "http://[::1]/",
@@ -72,6 +74,7 @@ class Sink:
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.connections = 0
+        self.heads: list[bytes] = []
         self.host = host
 
     async def __aenter__(self) -> "Sink":
@@ -84,7 +87,8 @@ class Sink:
 
     async def _count(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        while (await reader.readuntil(b"\r\n\r\n")).strip():
+        while (head := await reader.readuntil(b"\r\n\r\n")).strip():
+            self.heads.append(head)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
             await writer.drain()
 
@@ -247,32 +251,111 @@ def test_a_listed_ipv6_address_is_open_in_either_spelling(settings: Any) -> None
     assert egress.check_url("http://[::1]:9000/").host == "::1"
 
 
-def test_a_proxy_of_the_environment_is_not_used(settings: Any, monkeypatch: Any) -> None:
-    async def whole() -> int:
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.mark.parametrize("way", ["request", "touch", "streamable_http", "sse"])
+def test_a_proxy_of_the_environment_and_a_netrc_are_used_by_no_client(
+    settings: Any, monkeypatch: Any, tmp_path: Path, way: str
+) -> None:
+    async def whole() -> tuple[int, int]:
         async with Sink() as sink, Sink() as proxy:
-            for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-                monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+            for name in PROXIES:
+                monkeypatch.setenv(name, f"http://user:password@127.0.0.1:{proxy.port}")
+            (tmp_path / "netrc").write_text("default login someone password netrc-secret\n")
+            monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
             settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{sink.port}"})
-            await get(f"http://127.0.0.1:{sink.port}/")
-            return proxy.connections
+            url = f"http://127.0.0.1:{sink.port}/"
+            if way == "request":
+                await get(url)
+            elif way == "touch":
+                await egress.touch(url, tls=False, timeout_seconds=2)
+                await asyncio.sleep(0.1)  # lets the sink of this loop take the connection
+            else:
+                with pytest.raises(BackendError):  # the sink speaks no MCP
+                    await connect(make_route(transport=way, url=url, timeout_seconds=2)).open()
+            assert not any(b"authorization" in head.lower() for head in sink.heads)
+            return sink.connections, proxy.connections
 
-    assert run(whole) == 0
+    reached, through_proxy = run(whole)
+    assert reached >= 1
+    assert through_proxy == 0
 
 
-def test_a_refused_address_and_a_dead_one_sound_alike(names: dict[str, list[str]], monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    "port", [21, 22, 23, 25, 53, 110, 1433, 3306, 5432, 5672, 6333, 6379, 8000, 9200, 11211, 27017]
+)
+def test_a_port_that_is_not_one_of_the_webs_is_refused_wherever_it_is_unless_it_is_listed(
+    settings: Any, port: int
+) -> None:
+    settings.EGRESS_ALLOW = frozenset({f"8.8.4.4:{port}"})
+    info = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))
+
+    with pytest.raises(InvalidInput):
+        egress.check_url(f"https://8.8.8.8:{port}/")
+    with pytest.raises(OSError, match="not one that Gatehouse may call"):
+        egress._guarded_socket(info)  # even where the check of the address was deceived
+    assert egress.check_url(f"https://8.8.4.4:{port}/").port == port
+
+
+def test_gatehouse_itself_is_refused_by_its_name_and_by_its_address_unless_it_is_listed(
+    names: dict[str, list[str]], settings: Any, monkeypatch: Any
+) -> None:
+    settings.PUBLIC_URL = "https://gatehouse.example"
+    for url in ("https://gatehouse.example/mcp", "http://GATEHOUSE.example.:8080/mcp"):
+        with pytest.raises(InvalidInput):
+            egress.check_url(url)
+    settings.EGRESS_ALLOW = frozenset({"gatehouse.example:443"})
+    assert egress.check_url("https://gatehouse.example/mcp").host == "gatehouse.example"
+
+    # A public address of this machine is like its loopback here: whatever listens on it is its own.
+    monkeypatch.setattr(egress, "is_public", lambda address: True)
+    names["own.example"] = ["127.0.0.1"]
+    assert refused(lambda sink: get(f"http://own.example:{sink.port}/"), monkeypatch) == 0
+    assert not egress._is_of_this_machine(socket.AF_INET, ("8.8.8.8", 443))
+
+
+@pytest.mark.parametrize("way", ["request", "streamable_http", "sse", "resolve", "connect"])
+def test_open_closed_and_filtered_ports_inside_are_told_apart_by_nothing(
+    names: dict[str, list[str]], monkeypatch: Any, way: str
+) -> None:
+    """Not by the words, nor by the time: no socket is made, so there is nothing whose time could tell."""
     names["evil.example"] = ["127.0.0.1"]
-    texts = set()
+    made: list[Any] = []
+    original = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", lambda *given: (made.append(given), original(*given))[1])
+    asked: list[Any] = []
+    loop_connect = asyncio.selector_events.BaseSelectorEventLoop.sock_connect
+    monkeypatch.setattr(
+        asyncio.selector_events.BaseSelectorEventLoop, "sock_connect",
+        lambda loop, made, address: (asked.append(address), loop_connect(loop, made, address))[1],
+    )  # fmt: skip
 
-    async def work(sink: Sink) -> None:
-        for port in (sink.port, 80):
-            try:
-                await get(f"http://evil.example:{port}/")
-            except BackendError as error:
-                texts.add((type(error), error.message))
-        raise BackendDown("cannot be reached")
+    async def said(port: int) -> str:
+        url = f"http://evil.example:{port}/"
+        ways: dict[str, Callable[[], Any]] = {
+            "request": lambda: get(url),
+            "resolve": lambda: egress.addresses_of(url, timeout_seconds=2),
+            "connect": lambda: egress.touch(url, tls=False, timeout_seconds=2),
+        }
+        ask = ways.get(way, lambda: connect(make_route(transport=way, url=url, timeout_seconds=2)).open())
+        with pytest.raises(BackendDown) as failure:
+            await ask()
+        return failure.value.message
 
-    assert refused(work, monkeypatch) == 0
-    assert len(texts) == 1
+    async def whole() -> set[str]:
+        with socket.socket() as closed, socket.socket() as full:
+            closed.bind(("127.0.0.1", 0))
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)  # accepts nobody: once its queue is full, it is as silent as a filtered port
+            async with Sink() as sink:
+                ports = (sink.port, closed.getsockname()[1], full.getsockname()[1])
+                monkeypatch.setattr(egress, "OPEN_PORTS", frozenset(ports))
+                return {await said(port) for port in ports} if sink.connections == 0 else set()
+
+    assert len(run(whole)) == 1
+    assert asked == []
+    assert not any(address[0] == "127.0.0.1" for _, address in made)
 
 
 def test_a_cookie_of_a_server_is_not_kept(settings: Any) -> None:

@@ -78,6 +78,21 @@ def test_over_http_our_answers_equal_those_of_the_sdk(settings: Any) -> None:
     assert [tool["inputSchema"] for tool in tools] == [tool["inputSchema"] for tool in their_tools]
 
 
+def test_over_the_transport_of_two_addresses_our_answers_equal_those_of_the_sdk(settings: Any) -> None:
+    from mcp.client.sse import sse_client
+
+    port = servers.free_port()
+    settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{port}"})
+    url = f"http://127.0.0.1:{port}/sse"
+
+    with servers.everything_sse(port):
+        ours, tools = run(lambda: results_of_ours(make_route(transport="sse", url=url)))
+        theirs, their_tools = asyncio.run(results_of_sdk(sse_client(url)))
+
+    assert ours == theirs
+    assert [tool["name"] for tool in tools] == [tool["name"] for tool in their_tools]
+
+
 def test_over_stdio_our_answers_equal_those_of_the_sdk(settings: Any) -> None:
     from mcp.client.stdio import StdioServerParameters, stdio_client
 

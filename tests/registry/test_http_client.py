@@ -12,7 +12,8 @@ import pytest
 from apps.core import logs
 from apps.core.errors import BackendDown, BackendError, BackendTimeout
 from apps.registry.backends.base import HttpRefusal, ServerRoute, UpstreamError
-from apps.registry.backends.http import StreamableHttp, events
+from apps.registry.backends.http import StreamableHttp
+from apps.registry.backends.web import events
 from tests.registry.conftest import Evil, make_route, run
 
 pytestmark = pytest.mark.slow_process

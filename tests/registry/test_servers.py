@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from apps.audit.models import Entry
 from apps.auth import services as auth
@@ -12,7 +14,7 @@ from apps.registry import services
 from apps.registry.models import Capability, Server
 from apps.registry.schemas import ServerFilters
 from apps.secrets.models import Secret
-from tests.factories.registry import CapabilityFactory, HealthCheckFactory, ServerFactory
+from tests.factories.registry import CapabilityFactory
 from tests.people import Person
 
 pytestmark = pytest.mark.django_db
@@ -371,28 +373,6 @@ def test_two_credentials_do_not_fight_over_a_header(dora: Person) -> None:
     assert not Secret.objects.exists()
 
 
-def test_uptime_is_told_for_a_day_a_week_and_a_month(dora: Person) -> None:
-    from datetime import timedelta
-
-    from django.utils import timezone
-
-    server = register(dora)
-    for days, health in (
-        (0, "healthy"),
-        (0, "unhealthy"),
-        (3, "healthy"),
-        (3, "degraded"),
-        (20, "unhealthy"),
-        (40, "unhealthy"),
-    ):
-        HealthCheckFactory.create(server=server, health=health, at=timezone.now() - timedelta(days=days))
-
-    uptime = services.get_health(dora.actor, server_id=server.id).uptime
-
-    assert (uptime.last_24_hours, uptime.last_7_days, uptime.last_30_days) == (50.0, 75.0, 60.0)
-    assert services.uptime_of(ServerFactory.create()).last_24_hours is None
-
-
 def test_staff_decide_how_agents_see_a_tool(dora: Person, adam: Person) -> None:
     server = register(dora)
     tool = CapabilityFactory.create(server=server, name="rm")
@@ -453,3 +433,17 @@ def test_a_definition_that_changed_since_it_was_looked_at_is_not_approved(dora: 
     with pytest.raises(Conflict):
         services.approve_capability(adam.actor, capability_id=tool.id, digest="0" * 64)
     assert services.approve_capability(adam.actor, capability_id=tool.id, digest=tool.digest).is_approved
+
+
+def test_definitions_are_read_for_calls_and_for_no_check(dora: Person) -> None:
+    from apps.registry.services.routes import route_of
+
+    server = register(dora)
+    region = {"type": "string", "x-mcp-header": "Region"}
+    definition = {"name": "t", "inputSchema": {"type": "object", "properties": {"a": region}}}
+    CapabilityFactory(server=server, definition=definition)
+
+    with CaptureQueriesContext(connection) as caught:
+        assert route_of(server).param_headers == {}
+    assert "registry_capability" not in repr(caught.captured_queries)
+    assert services.server_route(server.id).param_headers != {}

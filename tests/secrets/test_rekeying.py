@@ -1,9 +1,6 @@
-"""Sealing keys change while everything runs, and wrong ones are refused at the start (K06, K07, K09)."""
+"""Sealing keys change, and wrong ones are refused at the start (K06, K09); under traffic: journeys/test_two_webs."""
 
 import os
-import subprocess
-import sys
-import threading
 import time
 from io import StringIO
 
@@ -18,9 +15,7 @@ from apps.core.sealing import key_number
 from apps.secrets import services as secrets
 from apps.secrets.apps import check_sealing_keys
 from apps.secrets.models import KeyProbe, Secret
-from tests.fixtures.servers import PROJECT
 from tests.journeys.platform import Platform
-from tests.live import Client
 
 pytestmark = pytest.mark.django_db
 OPERATOR = system_actor(surface="command")
@@ -249,110 +244,3 @@ def test_with_another_key_up_and_check_refuse_in_clear_text(tmp_path):
     kept.write_text(right)
     with Platform(data, "--no-demo") as running:
         assert running.manage("check").returncode == 0
-
-
-# K07: under traffic, killed half-way, resumed ----------------------------------------------------------------------
-
-MAKER = """
-import sys, django; django.setup()
-from uuid import UUID
-from apps.core.actor import system_actor
-from apps.secrets import services
-for number in range(int(sys.argv[2])):
-    services.keep(system_actor(UUID(sys.argv[1])), purpose=f"planted:{number}", plain=f"plain planted:{number}")
-"""
-READER = """
-import django; django.setup()
-from apps.secrets import services
-from apps.secrets.models import Secret
-rounds = wrong = 0
-print("ready", flush=True)
-import select, sys
-while not select.select([sys.stdin], [], [], 0)[0]:
-    for secret in Secret.objects.filter(purpose__startswith="planted:"):
-        try:
-            plain = services.open_secret(secret.id, organization_id=secret.organization_id)
-            wrong += plain != f"plain {secret.purpose}"
-        except Exception as error:
-            wrong += 1
-            print(repr(error), file=sys.stderr)
-    rounds += 1
-print(rounds, wrong, flush=True)
-"""
-KILLED = """
-import os, signal, django; django.setup()
-from django.core.management import call_command
-from apps.audit import services as audit
-record, times = audit.record, []
-def die(*args, **options):
-    times.append(1)
-    if len(times) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return record(*args, **options)
-audit.record = die
-call_command("secrets_rekey")
-"""
-SECRETS = 1000
-
-
-def python(platform, code, *arguments):
-    environment = {**platform.env, "DJANGO_SETTINGS_MODULE": "config.settings"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], cwd=PROJECT, env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-class Writer(threading.Thread):
-    """Somebody who adds credentials to a server by REST and never stops."""
-
-    def __init__(self, platform):
-        super().__init__()
-        self.done, self.failures, self.stopped = 0, [], threading.Event()
-        key = platform.provision()["keys"]["owner"]
-        self.rest = Client(platform.url, {"Authorization": f"Bearer {key}"})
-        body = {"name": "Weather", "slug": "weather", "transport": "streamable_http", "url": "https://example.com/mcp"}
-        self.server = self.rest.post("/api/v1/mcp/servers", body).json()["id"]
-
-    def run(self):
-        while not self.stopped.is_set():
-            place = f"/api/v1/mcp/servers/{self.server}/credentials"
-            body = {"kind": "header", "header": f"X-Key-{self.done}", "secret": "canary"}
-            for answer in (self.rest.post(place, body), self.rest.get(place)):
-                if answer.status not in (200, 201):
-                    self.failures.append(f"{answer.status} {answer.text}")
-            self.done += 1
-            time.sleep(0.05)
-
-
-@pytest.mark.slow_process
-def test_under_traffic_killed_half_way_and_resumed_everything_stays_readable(tmp_path):
-    with Platform(tmp_path / "data", "--no-demo") as platform:
-        made = python(platform, MAKER, platform.provision()["org"]["id"], str(SECRETS))
-        assert made.wait(120) == 0, made.communicate()
-        writer, reader = Writer(platform), python(platform, READER)
-        assert reader.stdout.readline() == "ready\n"
-        writer.start()
-
-        rotated = platform.manage("sealing_key_rotate")
-        killed = python(platform, KILLED)
-        status = killed.wait(60)
-        halfway = platform.manage("secrets_rekey", "--check").stdout
-        resumed = platform.manage("secrets_rekey")
-        kept = platform.data / "secrets" / "gatehouse_sealing_keys"
-        settle(kept)
-        dropped = platform.manage("sealing_key_rotate", "--drop-old")
-        time.sleep(1)
-
-        writer.stopped.set()
-        writer.join(30)
-        told, complaints = reader.communicate("stop\n", timeout=60)
-
-    assert rotated.returncode == resumed.returncode == dropped.returncode == 0, (resumed.stderr, dropped.stderr)
-    assert status == -9, killed.communicate()
-    assert "secrets are sealed by key 1." in halfway and "\n0 secrets are sealed by key 1." not in f"\n{halfway}"
-    assert "Thrown away: 1" in dropped.stdout
-    rounds, wrong = map(int, told.split())
-    assert wrong == 0, complaints[-2000:]
-    assert rounds >= 2
-    assert writer.failures == [] and writer.done > 5

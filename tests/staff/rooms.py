@@ -1,5 +1,6 @@
 """What the tests of the control room share: signing in, its pages, and rows for all of them."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,20 +12,23 @@ from django.urls import reverse
 from apps.auth.models import Organization, User
 from apps.jobs import services as jobs
 from apps.registry.models import Server
+from config.entrance import CONFIRMED_AT
 from tests.factories import factory_of
 from tests.factories.auth import MembershipFactory
 from tests.factories.registry import ServerFactory
 from tests.people import Person
 
 
-def enter(person: Person, organization: Any = None, *, checks_csrf: bool = False) -> Client:
-    """A browser in which this person is signed in, in an organisation of their choice."""
+def enter(person: Person, organization: Any = None, *, checks_csrf: bool = False, is_confirmed: bool = True) -> Client:
+    """A browser in which this person has just signed in, in an organisation of their choice."""
     client = Client(enforce_csrf_checks=checks_csrf)
     client.force_login(person.user)
+    session = client.session
+    if is_confirmed:
+        session[CONFIRMED_AT] = time.time()
     if organization is not None:
-        session = client.session
         session["organization_id"] = str(organization.pk)
-        session.save()
+    session.save()
     return client
 
 

@@ -1,5 +1,6 @@
 """What staff do in the control room is done by services: the journal knows, and a refusal is a sentence on the page."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -7,12 +8,13 @@ from django.test import Client
 from django.utils import timezone
 
 from apps.audit.models import Entry
-from apps.auth.models import ApiKey, Membership, Organization, User
+from apps.auth import services as auth
+from apps.auth.models import ApiKey, Invitation, Membership, Organization, User
 from apps.core.errors import BackendError, InvalidInput
 from apps.jobs.models import Job, State
 from apps.registry.models import Capability, Credential, Server
 from apps.registry.services import Step
-from tests.factories.auth import ApiKeyFactory, MembershipFactory
+from tests.factories.auth import ApiKeyFactory, InvitationFactory, MembershipFactory
 from tests.factories.jobs import JobFactory
 from tests.factories.registry import CapabilityFactory, CredentialFactory, ServerFactory
 from tests.staff.rooms import deed_url, enter, list_url, make_schedule, page_url
@@ -172,6 +174,7 @@ def test_a_server_is_added_changed_and_refused_by_the_form(alice):
     }
 
     added = client.post(list_url(Server) + "add/", sent)
+    shown = client.get(added.headers["Location"])
     twice = client.post(list_url(Server) + "add/", sent)
     private = client.post(list_url(Server) + "add/", {**sent, "slug": "inside", "url": "http://169.254.169.254/"})
     server = Server.objects.get(slug="weather")
@@ -179,6 +182,8 @@ def test_a_server_is_added_changed_and_refused_by_the_form(alice):
 
     server.refresh_from_db()
     assert added.status_code == changed.status_code == 302
+    assert added.headers["Location"] == page_url(server) and "Gatehouse reads what it offers" in shown.text
+    assert Job.objects.get().kind == "registry.discover"
     assert (
         server.tags == ["core", "team-a"]
         and server.name == "Weather and tides"
@@ -258,12 +263,11 @@ def test_a_credential_is_sealed_and_never_shown(alice):
     assert not Credential.objects.exists()
 
 
-def test_members_are_added_changed_and_removed(alice):
+def test_members_are_invited_changed_and_removed(alice):
     client = enter(alice)
+    shown = client.post(list_url(Invitation) + "add/", {"email": "Nina@acme.example", "role": "viewer"})
+    auth.accept_invitation(token=re.search(r"gate_invitation_[\w-]+", shown.text)[0], password="a much longer password")
 
-    client.post(
-        list_url(Membership) + "add/", {"email": "Nina@acme.example", "role": "viewer", "name": "Nina", "password": ""}
-    )
     member = Membership.objects.get(user__email="nina@acme.example")
     client.post(page_url(member), {"role": "developer"})
     member.refresh_from_db()
@@ -273,6 +277,28 @@ def test_members_are_added_changed_and_removed(alice):
     assert role == "developer"
     assert not Membership.objects.filter(pk=member.pk).exists()
     assert actions(alice.organization)[:1] == ["member.removed"]
+
+
+def test_the_link_of_an_invitation_is_shown_once(alice):
+    client, body = enter(alice), {"email": "nina@acme.example", "role": "viewer"}
+
+    shown = client.post(list_url(Invitation) + "add/", body)
+    again = client.post(list_url(Invitation) + "add/", body)
+
+    token, invitation = re.search(r"gate_invitation_[\w-]+", shown.text)[0], Invitation.objects.get()
+    pages = [again, *(client.get(address) for address in (list_url(Invitation), page_url(invitation)))]
+    assert "no-store" in shown["Cache-Control"]
+    assert "has an open invitation" in again.text
+    assert not [page for page in pages if "gate_invitation_" in page.text or token in page.text]
+
+
+def test_an_invitation_is_withdrawn(alice):
+    invitation = InvitationFactory(organization=alice.organization)
+
+    said = do(enter(alice), invitation, "withdraw")
+
+    assert "is not invited any more" in said and not Invitation.objects.exists()
+    assert actions(alice.organization)[:1] == ["invitation.withdrawn"]
 
 
 def test_the_last_owner_stays(alice):

@@ -7,6 +7,7 @@ from django.test import Client
 from django.urls import reverse
 
 from apps.audit.models import PLATFORM_CHAIN, Entry
+from tests.factories.auth import OrganizationFactory
 
 LOGIN = "admin:login"
 
@@ -102,3 +103,18 @@ def test_the_sign_in_page_leads_nowhere_else(alice):
 def message(answer) -> str:
     """What the page says went wrong."""
     return " ".join(re.sub(r"<[^>]+>", " ", answer.text.split('id="login-form"')[0]).split())
+
+
+def test_a_platform_admin_begins_in_the_one_organisation_that_there_is(root, alice):
+    client = Client()
+    sign_in(root.email, root.password, client)
+    alone = client.get("/admin/registry/server/add/")
+    OrganizationFactory()
+    other = Client()
+    sign_in(root.email, root.password, other)
+    sent_back = other.get("/admin/registry/server/add/", follow=True)
+
+    assert alone.status_code == 200
+    assert sent_back.redirect_chain == [("/admin/registry/server/", 302)]
+    assert "Choose an organisation first" in sent_back.text
+    assert other.post("/admin/registry/server/add/", {}).status_code == 403

@@ -223,3 +223,14 @@ def test_filters_by_state_show_what_they_say(alice):
     assert "gone_one" not in client.get(list_url(Capability)).text
     assert "gone_one" in client.get(list_url(Capability), {"state": "removed"}).text
     assert "new_one" in client.get(list_url(Capability), {"state": "waiting"}).text
+
+
+@pytest.mark.parametrize(
+    ("name", "offered"), [("alice", {"streamable_http", "sse"}), ("root", {"streamable_http", "sse", "stdio"})]
+)
+def test_whoever_adds_a_server_is_offered_the_transports_that_they_may_register(alice, name, offered, request):
+    client = enter(request.getfixturevalue(name), alice.organization)
+
+    page = client.get(reverse("admin:registry_server_add")).content.decode()
+
+    assert set(re.findall(r'<option value="(\w+)"[^>]*>(?:Streamable HTTP|HTTP\+SSE|stdio)', page)) == offered

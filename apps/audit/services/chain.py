@@ -31,6 +31,8 @@ def digest_of(entry: Entry) -> str:
     """HMAC-SHA256, under the journal's key, over the entry's canonical JSON, the digest before it included."""
     content = {name: getattr(entry, name) for name in _BOUND}
     content["at"] = entry.at.astimezone(UTC).isoformat(timespec="microseconds")
+    if entry.subject_id:  # the first entries of an installation were written without
+        content["subject_id"] = entry.subject_id
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
     return hmac.new(settings.JOURNAL_KEY.encode(), text.encode(), hashlib.sha256).hexdigest()
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from django.db import models, transaction
+from django.db.models import QuerySet
 
 from apps.audit.models import PLATFORM_CHAIN, ChainHead, Entry
 from apps.audit.schemas import LogFilters
@@ -16,6 +17,10 @@ from apps.core.logs import redact, request_id
 from apps.core.schemas import Page, PageQuery, page_of
 
 LONGEST_TEXT = 2_000
+OF_ALL_CAPABILITIES = (
+    "server.approved", "server.approval_revoked", "server.deleted", "server.restored", "capability.withheld",
+)  # fmt: skip
+"""What happens to a server and decides about each of its capabilities."""
 
 
 def record(
@@ -25,14 +30,19 @@ def record(
     *,
     outcome: Literal["done", "refused"] = "done",
     details: Mapping[str, Any] | None = None,
+    organization_id: UUID | None = None,
 ) -> Entry:
-    """Append what happened to the chain of the actor's organisation, in the caller's transaction if there is one.
+    """Append what happened to a chain, in the caller's transaction if there is one.
+
+    The chain is that of the organisation named here, else of the one that owns the subject, else of the actor's: what a
+    platform admin does to an organisation stands in that organisation's own journal.
 
     The chain's head stays locked until that transaction ends, so that no two entries follow the same one.
     Secrets in `details` are masked. A refusal that must be kept is recorded outside the transaction that it rolls back.
     """
     with transaction.atomic():
-        head = _lock_head(actor.organization_id or PLATFORM_CHAIN)
+        owner = organization_id or getattr(subject, "organization_id", None) or actor.organization_id
+        head = _lock_head(owner or PLATFORM_CHAIN)
         entry = Entry(
             chain_id=head.chain_id,
             sequence=head.sequence + 1,
@@ -44,6 +54,7 @@ def record(
             surface=actor.surface,
             address=_text(actor.address, 45),
             subject=_text(subject if isinstance(subject, str) else _name_of(subject), 200),
+            subject_id="" if isinstance(subject, str) else str(subject.pk or ""),
             details=_writable(redact(dict(details or {}))),
             request_id=_text(request_id.get(), 64),
             previous_digest=head.digest,
@@ -73,8 +84,29 @@ def list_entries(actor: Actor, *, filters: LogFilters, page: PageQuery) -> Page:
         since=filters.since,
         until=filters.until,
         subject=filters.subject,
+        subject_id=str(filters.subject_id) if filters.subject_id else None,
     )
     return page_of(entries.order_by("-sequence"), page)
+
+
+def entries_about(entries: QuerySet[Entry], row: models.Model) -> QuerySet[Entry]:
+    """Those of the given entries that tell what happened to a row, the newest first.
+
+    What was written before entries had the row's id is found by its name. A credential stands in its server's entries,
+    and what lets agents use a capability is an approval of its server.
+    """
+    server_id, kind = str(getattr(row, "server_id", "")), row._meta.model_name
+    if kind == "credential":
+        found = [entries.filter(subject_id=server_id, action__startswith="credential.", details__id=str(row.pk))]
+    else:
+        names = {_name_of(row), f"{row._meta.model_name}:{row.pk}"}
+        found = [entries.filter(subject_id=str(row.pk))]
+        found += [entries.filter(subject_id="", subject=name) for name in sorted(names)]
+    if kind == "capability":
+        found.append(entries.filter(subject_id=server_id, action__in=OF_ALL_CAPABILITIES))
+    # Each has an index of its own; joined by OR in one condition, SQLite would read the whole chain instead.
+    first, *others = (each.order_by().values("pk") for each in found)
+    return Entry.objects.filter(pk__in=first.union(*others, all=True) if others else first).order_by("-id")
 
 
 def _lock_head(chain_id: UUID) -> ChainHead:
@@ -89,7 +121,7 @@ def _lock_head(chain_id: UUID) -> ChainHead:
 
 def _name_of(thing: models.Model) -> str:
     name = getattr(thing, "slug", "") or getattr(thing, "name", "") or thing.pk
-    return f"{thing._meta.model_name}:{name}"
+    return getattr(thing, "journal_name", "") or f"{thing._meta.model_name}:{name}"
 
 
 def _text(value: str, longest: int) -> str:

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from django import forms
@@ -84,6 +85,7 @@ class ApiKeyAdmin(TenantAdmin):
     form = KeyForm
     view_permission = "key.read"
     add_permission = "key.write"
+    confirms_add = True
     intro = "Keys are for agents and scripts. A key can do what its owner may do here, narrowed by its scopes."
     empty_title = "No key yet"
     empty_text = "Add a key, copy it, and give it to an agent together with the address /mcp."
@@ -167,7 +169,8 @@ class ApiKeyAdmin(TenantAdmin):
         return ago(key.created_at)
 
     @deed(
-        "Revoke", permission="key.read", icon="key_off", tone="bad", is_offered=lambda key: not key.revoked_at,
+        "Revoke", permission="key.read", icon="key_off", tone="bad", confirms=True,
+        is_offered=lambda key: not key.revoked_at,
         question="Whoever uses this key is shut out at once, everywhere. It cannot be undone.",
     )  # fmt: skip
     def revoke(self, actor: Actor, key: ApiKey) -> str:
@@ -175,7 +178,7 @@ class ApiKeyAdmin(TenantAdmin):
         services.revoke_key(actor, key_id=key.pk)
         return f"{key} is revoked."
 
-    @deed("Rotate", permission="key.read", icon="autorenew", form=RotateForm, is_offered=_may_be_rotated)
+    @deed("Rotate", permission="key.read", icon="autorenew", confirms=True, form=RotateForm, is_offered=_may_be_rotated)
     def rotate(self, actor: Actor, key: ApiKey, form: forms.Form) -> TemplateParts:
         """Show its successor, this once."""
         new = services.rotate_key(actor, key_id=key.pk, **form.cleaned_data)
@@ -204,6 +207,8 @@ class ApiKeyAdmin(TenantAdmin):
     ) -> Any:
         """A form that has made its key makes no second one: the page was sent again."""
         is_new = request.method == "POST" and object_id is None
+        if is_new:
+            actor_of(request).require_confirmed()  # before the form's word is spent
         if is_new and not _take_once(request):
             messages.warning(request, "A key is shown only once. If it was lost, revoke it and add another.")
             return HttpResponseRedirect(reverse("admin:accounts_apikey_changelist"))
@@ -245,14 +250,23 @@ def _take_once(request: HttpRequest) -> bool:
     """Whether the form's word was good; it is no longer. Of two clicks at the same time only one counts."""
     known, word = request.session.get(_ONCE, []), request.POST.get("once", "")
     request.session[_ONCE] = [each for each in known if each != word]
-    return word in known and cache.add(_spent(word), True, _CLICK_SECONDS)
+    return word in known and _is_first_click(word)
+
+
+def _is_first_click(word: str) -> bool:
+    try:
+        return bool(cache.add(_spent(word), True, _CLICK_SECONDS))
+    except Exception:  # each cache backend raises errors of its own
+        # Without the cache two clicks at the same time make two keys, which staff see; no key at all would be worse.
+        return True
 
 
 def _give_back(request: HttpRequest) -> None:
     """The form was refused and made no key: its word is good again."""
     word = request.POST.get("once", "")
     _remember(request, word)
-    cache.delete(_spent(word))
+    with suppress(Exception):  # without the cache nothing was spent
+        cache.delete(_spent(word))
 
 
 def _remember(request: HttpRequest, word: str) -> None:

@@ -75,10 +75,10 @@ class OrganizationAdmin(ServiceAdmin):
         is_here = actor_of(request).organization_id == row.pk
         return [
             Panel(
-                "Members", ("Who", "Role", "Since"), rows, "Nobody yet. Choose it in the menu, then add members.",
+                "Members", ("Who", "Role", "Since"), rows, "Nobody yet. Choose it in the menu, then invite people.",
                 more_url=reverse("admin:accounts_membership_changelist") if is_here else "",
-                add_url=reverse("admin:accounts_membership_add") if is_here else "",
-                add_label="Add a member",
+                add_url=reverse("admin:accounts_invitation_add") if is_here else "",
+                add_label="Invite somebody",
             )
         ]  # fmt: skip
 

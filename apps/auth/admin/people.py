@@ -8,7 +8,6 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from unfold.widgets import UnfoldAdminEmailInputWidget, UnfoldAdminTextInputWidget
 
 from apps.auth import services
 from apps.auth.admin.looks import key_state, role_badge
@@ -55,22 +54,6 @@ class UserForm(ServiceForm):
         fields = ("email", "name")
 
 
-class MemberForm(ServiceForm):
-    """A new member, by e-mail address."""
-
-    email = forms.EmailField(
-        label="E-mail address", widget=UnfoldAdminEmailInputWidget, help_text="Somebody new gets a user with it."
-    )
-    name = forms.CharField(
-        required=False, max_length=100, widget=UnfoldAdminTextInputWidget, help_text="Of somebody new."
-    )
-    password = SecretField(required=False, max_length=1024, help_text=f"Of somebody new. {PASSWORD_HELP}")
-
-    class Meta:
-        model = Membership
-        fields = ("role",)
-
-
 @admin.register(User)
 class UserAdmin(ServiceAdmin):
     """People who may sign in. Platform admins make them, give passwords and switch them off."""
@@ -78,11 +61,13 @@ class UserAdmin(ServiceAdmin):
     form = UserForm
     view_permission = "org.read"
     add_permission = "org.write"
+    confirms_add = True
     intro = "People who can sign in. What they may do comes from their memberships."
     empty_title = "No user yet"
-    empty_text = "Add a member: somebody new gets a user with it."
+    empty_text = "Invite somebody: who is new here makes an account with the invitation."
 
-    list_display = ("email_shown", "name_shown", "state", "platform", "last_seen")
+    list_display = ("email_shown", "name_shown", "state", "platform", "second_factor_shown", "last_seen")
+    list_select_related = ("second_factor",)
     list_display_links = ("email_shown",)
     list_filter = ("is_active",)
     search_fields = ("email",)
@@ -90,8 +75,8 @@ class UserAdmin(ServiceAdmin):
     sortable_by = ("email_shown",)
     ordering = ("email",)
     add_fieldsets = ((None, {"fields": ("email", "name", "password", "is_platform_admin")}),)
-    fieldsets = ((None, {"fields": ("email", "name_shown", "last_seen", "made")}),)
-    readonly_fields = ("name_shown", "last_seen", "made")
+    fieldsets = ((None, {"fields": ("email", "name_shown", "second_factor_shown", "last_seen", "made")}),)
+    readonly_fields = ("name_shown", "second_factor_shown", "last_seen", "made")
 
     def scope(self, rows: Any, organization_id: Any) -> QuerySet[Any]:
         """The members of the organisation."""
@@ -163,6 +148,12 @@ class UserAdmin(ServiceAdmin):
         """Whether the whole platform is theirs to run."""
         return badge("Platform admin", "info") if user.is_superuser else ""
 
+    @column("Second factor")
+    def second_factor_shown(self, user: User) -> SafeString:
+        """Whether more than a password is asked of them."""
+        factor = getattr(user, "second_factor", None)
+        return badge("Set up", "good") if factor and factor.confirmed_at else badge("None")
+
     @column("Last signed in")
     def last_seen(self, user: User) -> SafeString:
         """When."""
@@ -178,14 +169,17 @@ class UserAdmin(ServiceAdmin):
         password = values.pop("password") or None
         return services.create_user(actor, password=password, **values)
 
-    @deed("Set password", permission="org.write", icon="password", form=PasswordForm, is_for_platform_admins=True)
+    @deed(
+        "Set password", permission="org.write", icon="password", confirms=True, form=PasswordForm,
+        is_for_platform_admins=True,
+    )  # fmt: skip
     def set_password(self, actor: Actor, user: User, form: forms.Form) -> str:
         """Give a new password; every session of theirs ends."""
         services.set_password(actor, user_id=user.pk, password=form.cleaned_data["password"])
         return f"{user} has a new password, and is signed out everywhere."
 
     @deed(
-        "Deactivate", permission="org.write", icon="person_off", tone="bad", is_for_platform_admins=True,
+        "Deactivate", permission="org.write", icon="person_off", tone="bad", confirms=True, is_for_platform_admins=True,
         is_offered=lambda user: user.is_active,
         question="They are signed out everywhere, and their keys open nothing until they are activated again.",
     )  # fmt: skip
@@ -199,6 +193,7 @@ class UserAdmin(ServiceAdmin):
         permission="org.write",
         icon="person_check",
         tone="main",
+        confirms=True,
         is_for_platform_admins=True,
         is_offered=lambda user: not user.is_active,
     )
@@ -207,16 +202,27 @@ class UserAdmin(ServiceAdmin):
         services.activate_user(actor, user_id=user.pk)
         return f"{user} is active again, and has to sign in anew."
 
+    @deed(
+        "Remove second factor", permission="org.write", icon="phonelink_erase", tone="bad", confirms=True,
+        is_for_platform_admins=True, in_lists=False, is_offered=services.has_second_factor,
+        question="For somebody who has lost it and their recovery codes: be sure that it is them who asks. They are"
+        " signed out everywhere, and their password alone lets them in until they set up another.",
+    )  # fmt: skip
+    def remove_second_factor(self, actor: Actor, user: User) -> str:
+        """Take it away."""
+        services.remove_second_factor(actor, user_id=user.pk)
+        return f"{user} has no second factor any more."
+
 
 @admin.register(Membership)
 class MembershipAdmin(TenantAdmin):
     """Who belongs to the organisation, and as what."""
 
     view_permission = "org.read"
-    add_permission = change_permission = "member.write"
+    change_permission = "member.write"
     intro = "Who belongs to the organisation, and as what. Owners and admins may open this control room."
     empty_title = "No member yet"
-    empty_text = "Add people by their e-mail address."
+    empty_text = "Invite people by their e-mail address, under Invitations."
 
     list_display = ("member", "role_shown", "since")
     list_display_links = ("member",)
@@ -226,14 +232,8 @@ class MembershipAdmin(TenantAdmin):
     search_help_text = "Search by e-mail address"
     sortable_by = ("member",)
     ordering = ("user__email",)
-    add_fieldsets = ((None, {"fields": ("email", "role", "name", "password")}),)
     fieldsets = ((None, {"fields": ("user_shown", "role", "since")}),)
     readonly_fields = ("user_shown", "since")
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **options: Any) -> Any:
-        """A new member is found by e-mail address; of a member the role can change."""
-        options["form"] = MemberForm if obj is None else ServiceForm
-        return super().get_form(request, obj, change=change, **options)
 
     def summary(self, row: Membership) -> Sequence[object]:
         """What they are."""
@@ -261,18 +261,12 @@ class MembershipAdmin(TenantAdmin):
         """Since when."""
         return ago(membership.created_at)
 
-    def create(self, actor: Actor, values: dict[str, Any]) -> Membership:
-        """Let somebody in."""
-        assert actor.organization_id is not None  # noqa: S101 - without one there is no add page
-        password = values.pop("password") or None
-        return services.invite_member(actor, organization_id=actor.organization_id, password=password, **values)
-
     def update(self, actor: Actor, row: Membership, values: dict[str, Any]) -> Membership:
         """Give another role."""
         return services.change_role(actor, organization_id=row.organization_id, membership_id=row.pk, **values)
 
     @deed(
-        "Remove", permission="member.write", icon="person_remove", tone="bad",
+        "Remove", permission="member.write", icon="person_remove", tone="bad", confirms=True,
         question="They lose everything in this organisation at once, and their keys there are revoked.",
     )  # fmt: skip
     def remove(self, actor: Actor, membership: Membership) -> str:

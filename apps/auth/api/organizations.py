@@ -71,9 +71,9 @@ class Members(Door):
 
     @extend_schema(operation_id="add_member", tags=TAGS, request=MemberIn, responses={201: MemberOut})
     def post(self, request: HttpRequest, organization_id: UUID) -> Response:
-        """Let somebody in, by e-mail address or as a known user."""
+        """Let a user in whom you can see; others are invited."""
         given = self.body(MemberIn).model_dump()
-        return show(MemberOut, services.let_in(self.actor, organization_id=organization_id, **given), status=201)
+        return show(MemberOut, services.add_member(self.actor, organization_id=organization_id, **given), status=201)
 
 
 class Member(Door):

@@ -71,6 +71,7 @@ def create_key(
     """
     owner = user_id or actor.user_id
     actor.require("key.write" if owner and owner == actor.user_id else "key.manage")
+    actor.require_confirmed()
     membership = _membership_of_owner(actor, owner)
     kept = _checked_scopes(scopes)
     owned = grants_of_role(membership.role)
@@ -95,6 +96,7 @@ def rotate_key(actor: Actor, *, key_id: UUID, overlap_seconds: int = USUAL_OVERL
     """
     old = get_key(actor, key_id=key_id)
     actor.require("key.write" if old.user_id == actor.user_id else "key.manage")
+    actor.require_confirmed()
     if not 0 <= overlap_seconds <= LONGEST_OVERLAP_SECONDS:
         raise InvalidInput.for_field("overlap_seconds", f"Choose between 0 and {LONGEST_OVERLAP_SECONDS} seconds.")
     membership = _membership_of_owner(actor, old.user_id)
@@ -113,7 +115,9 @@ def rotate_key(actor: Actor, *, key_id: UUID, overlap_seconds: int = USUAL_OVERL
         unchanged = ApiKey.objects.usable(now).filter(pk=old.pk, successor_id=old.successor_id)
         if not unchanged.update(successor=new.key, expires_at=ends_at, updated_at=now):
             raise Conflict("This key has changed meanwhile. Look at it again.")
-        audit.record(actor, "key.rotated", old, details={"successor": new.key.prefix, "ends_at": ends_at.isoformat()})
+        told = {"expires_at": {"from": old.expires_at and old.expires_at.isoformat(), "to": ends_at.isoformat()}}
+        said = {"successor": new.key.prefix, "ends_at": ends_at.isoformat(), "changes": told}
+        audit.record(actor, "key.rotated", old, details=said)
     return new
 
 
@@ -132,7 +136,8 @@ def _store(actor: Actor, *, user: User, **fields: Any) -> NewKey:
     number = max(settings.KEY_PEPPERS)
     digest = _digest(lookup, secret, number)
     key = ApiKey(user=user, lookup=lookup, digest=digest, pepper_number=number, **fields)
-    said = {"scopes": key.scopes, "allowed_addresses": key.allowed_addresses, "owner": str(user)}
+    made = audit.made_with(key, ("name", "scopes", "allowed_addresses", "expires_at"))
+    said = {"scopes": key.scopes, "allowed_addresses": key.allowed_addresses, "owner": str(user), "changes": made}
     with transaction.atomic():
         key.store()
         audit.record(actor, "key.created", key, details=said)
@@ -163,6 +168,7 @@ def revoke_key(actor: Actor, *, key_id: UUID) -> ApiKey:
     """End a key for good: at once here, within a second in every other web process."""
     key = get_key(actor, key_id=key_id)
     actor.require("key.write" if key.user_id == actor.user_id else "key.manage")
+    actor.require_confirmed()
     if key.revoked_at:
         return key
     with transaction.atomic():
@@ -183,11 +189,13 @@ def find_key(credential: str) -> ApiKey:
         raise NotAuthenticated
     lookup, secret = parts[1], parts[2]
     digest, number = (
+        # allowed: the key says whose it is
         ApiKey.objects.filter(lookup=lookup).values_list("digest", "pepper_number").first()
         or (_NOBODY, max(settings.KEY_PEPPERS))
     )  # fmt: skip
     if not hmac.compare_digest(_digest(lookup, secret, number), digest):
         raise NotAuthenticated
+    # allowed: the key says whose it is
     key: ApiKey | None = ApiKey.objects.select_related("user").filter(lookup=lookup).first()
     if key is None:
         raise NotAuthenticated

@@ -6,9 +6,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from apps.audit import services as audit
-from apps.auth.models import ApiKey, Membership, Organization, Plan, Role, User, plain_email
+from apps.auth.models import ApiKey, Membership, Organization, Plan, Role, User
 from apps.auth.services.memory import raise_revision
-from apps.auth.services.people import end_sessions, get_user, make_user
+from apps.auth.services.people import end_sessions, get_user
 from apps.auth.services.rights import grants_of_role, require_grants
 from apps.core.actor import Actor
 from apps.core.errors import Conflict, InvalidInput, NotFound, NotPermitted
@@ -22,7 +22,11 @@ def create_organization(actor: Actor, *, name: str, slug: str, plan: str = Plan.
     organization = Organization(name=name, slug=slug, plan=plan)
     with transaction.atomic():
         organization.store()
-        audit.record(actor, "organization.created", f"organization:{slug}", details={"plan": plan})
+        made = audit.made_with(organization, ("name", "slug", "plan"))
+        audit.record(
+            actor, "organization.created", organization, organization_id=organization.id,
+            details={"plan": plan, "changes": made},
+        )  # fmt: skip
     return organization
 
 
@@ -47,14 +51,16 @@ def update_organization(
     if not changes:
         return organization
     _refuse_id_as_slug(slug or "")
+    told = audit.what_changes(organization, changes)
     for field, value in changes.items():
         setattr(organization, field, value)
     with transaction.atomic():
         raise_revision(organization.id)  # before the row is saved: it takes the journal's chain first
         organization.store(update_fields=[*changes, "updated_at"])
         audit.record(
-            actor, "organization.changed", f"organization:{organization.slug}", details={"fields": sorted(changes)}
-        )
+            actor, "organization.changed", organization, organization_id=organization.id,
+            details={"fields": sorted(changes), "changes": told},
+        )  # fmt: skip
     organization.refresh_from_db()
     return organization
 
@@ -81,61 +87,15 @@ def list_organizations(actor: Actor, *, page: PageQuery) -> Page:
 def add_member(actor: Actor, *, organization_id: UUID, user_id: UUID, role: str = Role.VIEWER) -> Membership:
     """Let a user whom the actor can see into the organisation. Raises NotFound, Conflict for a member."""
     organization = _organization_to_staff(actor, organization_id)
-    _check_role(actor, role)
-    return _join(actor, organization, get_user(actor, user_id=user_id), role)
-
-
-def invite_member(
-    actor: Actor,
-    *,
-    organization_id: UUID,
-    email: str,
-    role: str = Role.VIEWER,
-    name: str = "",
-    password: str | None = None,
-) -> Membership:
-    """Let the person with this e-mail address into the organisation; name and password are those of a new person.
-
-    Raises Conflict where a password is given for an account that exists: whoever made that account knows its password,
-    and the caller would believe that it is theirs.
-    """
-    organization = _organization_to_staff(actor, organization_id)
-    _check_role(actor, role)
-    with transaction.atomic():
-        user = User.objects.filter(email=plain_email(email)).first()
-        if user and password:
-            raise Conflict(
-                "This address has an account already, with a password of its own. Ask the person whether it is theirs;"
-                " then leave the password out to let that account in."
-            )
-        return _join(actor, organization, user or make_user(actor, email=email, password=password, name=name), role)
-
-
-def let_in(
-    actor: Actor,
-    *,
-    organization_id: UUID,
-    email: str | None,
-    user_id: UUID | None,
-    role: str,
-    name: str,
-    password: str | None,
-) -> Membership:
-    """Add a member by e-mail address or by id, whichever is given."""
-    if (email is None) == (user_id is None):
-        raise InvalidInput.for_field("email", "Give either an e-mail address or a user's id.")
-    if user_id:
-        return add_member(actor, organization_id=organization_id, user_id=user_id, role=role)
-    return invite_member(
-        actor, organization_id=organization_id, email=email or "", role=role, name=name, password=password
-    )
+    check_role(actor, role)
+    return join(actor, organization, get_user(actor, user_id=user_id), role)
 
 
 def change_role(actor: Actor, *, organization_id: UUID, membership_id: UUID, role: str) -> Membership:
     """Give a member another role. Their tokens in the organisation end, because they name the old one."""
     with transaction.atomic():
         membership = _membership_to_change(actor, organization_id, membership_id)
-        _check_role(actor, role)
+        check_role(actor, role)
         before = membership.role
         if before == role:
             return membership
@@ -143,7 +103,8 @@ def change_role(actor: Actor, *, organization_id: UUID, membership_id: UUID, rol
         membership.role = role
         membership.store(update_fields=["role", "updated_at"])
         _end_rights(membership)
-        audit.record(actor, "member.role_changed", _subject(membership), details={"from": before, "to": role})
+        told = {"role": {"from": before, "to": role}}
+        audit.record(actor, "member.role_changed", membership, details={"from": before, "to": role, "changes": told})
     return membership
 
 
@@ -155,7 +116,7 @@ def remove_member(actor: Actor, *, organization_id: UUID, membership_id: UUID) -
         _end_rights(membership)
         keys = ApiKey.objects.for_org(organization_id).filter(user=membership.user, revoked_at=None)
         revoked = keys.update(revoked_at=timezone.now())
-        audit.record(actor, "member.removed", _subject(membership), details={"keys_revoked": revoked})
+        audit.record(actor, "member.removed", membership, details={"keys_revoked": revoked})
         membership.delete()
 
 
@@ -192,6 +153,7 @@ def _reaches(actor: Actor, organization_id: UUID) -> bool:
 def _organization_to_staff(actor: Actor, organization_id: UUID) -> Organization:
     organization = get_organization(actor, organization_id=organization_id)
     actor.require("member.write")
+    actor.require_confirmed()
     return organization
 
 
@@ -201,11 +163,12 @@ def _membership_to_change(actor: Actor, organization_id: UUID, membership_id: UU
     audit.hold_chain(organization_id)
     membership = get_member(actor, organization_id=organization_id, membership_id=membership_id)
     actor.require("member.write")
-    _check_role(actor, membership.role)
+    actor.require_confirmed()
+    check_role(actor, membership.role)
     return membership
 
 
-def _check_role(actor: Actor, role: str) -> None:
+def check_role(actor: Actor, role: str) -> None:
     """Nobody gives or takes a role that holds more than they do, and only owners make and change owners."""
     if role not in Role.values:
         raise InvalidInput.for_field("role", f"Choose one of {', '.join(Role.values)}.")
@@ -220,12 +183,13 @@ def _keep_an_owner(membership: Membership) -> None:
         raise Conflict("This is the last owner of the organisation. Make somebody else an owner first.")
 
 
-def _join(actor: Actor, organization: Organization, user: User, role: str) -> Membership:
+def join(actor: Actor, organization: Organization, user: User, role: str) -> Membership:
+    """Make a member, for a service that has checked the right to."""
     membership = Membership(organization=organization, user=user, role=role)
     with transaction.atomic():
         membership.store()
         raise_revision(organization.id)
-        audit.record(actor, "member.added", _subject(membership), details={"role": role})
+        audit.record(actor, "member.added", membership, details={"role": role, "changes": {"role": {"to": role}}})
     return membership
 
 
@@ -241,7 +205,3 @@ def _refuse_id_as_slug(slug: str) -> None:
     except ValueError:
         return
     raise InvalidInput.for_field("slug", "Choose a slug that does not look like an id.")
-
-
-def _subject(membership: Membership) -> str:
-    return f"member:{membership.user.email}"

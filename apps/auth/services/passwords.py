@@ -5,14 +5,12 @@ import ipaddress
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import transaction
-from django.utils import timezone
 
 from apps.audit import services as audit
-from apps.auth.models import LoginFailure, User, plain_email
+from apps.auth.models import User, plain_email
+from apps.auth.services.lockouts import count_attempt, forgive, is_locked
 from apps.core.actor import Actor
 from apps.core.errors import NotAuthenticated, RateLimited
 
@@ -34,36 +32,21 @@ def verify_password(*, email: str, password: str, address: str) -> User:
     """
     email = plain_email(email)
     key = _failure_key(email, address)
-    locked = _count_attempt(key)
+    locked = count_attempt(key)
     if locked:
         raise RateLimited("Too many failed logins. Wait, then try again.", details={"retry_after": locked})
     user = User.objects.filter(email=email).first()
     if not _is_right(user, password) or user is None or not user.is_active:
         _record_failure(email, address, key)
         raise NotAuthenticated(WRONG)
-    LoginFailure.objects.filter(pk=key).delete()
+    forgive(key)
     return user
-
-
-def _count_attempt(key: str) -> int:
-    """Count this attempt before it is judged, so that many at once are not many guesses; seconds if locked."""
-    now = timezone.now()
-    lock = timedelta(seconds=settings.LOGIN_LOCK_SECONDS)
-    with transaction.atomic():
-        LoginFailure.objects.get_or_create(pk=key, defaults={"last_failed_at": now})
-        row = LoginFailure.objects.select_for_update().get(pk=key)
-        if row.locked_until and row.locked_until > now:
-            return _seconds_between(now, row.locked_until)
-        failures = 1 if row.locked_until or now - row.last_failed_at > lock else row.failures + 1
-        until = now + lock if failures >= settings.LOGIN_FAILURES else None
-        LoginFailure.objects.filter(pk=key).update(failures=failures, last_failed_at=now, locked_until=until)
-    return 0
 
 
 def _record_failure(email: str, address: str, key: str) -> None:
     actor = Actor(kind="user", id=None, label=_shown(email), surface="rest", address=address)
     audit.record(actor, "login.failed", outcome="refused")
-    if LoginFailure.objects.filter(pk=key).exclude(locked_until=None).exists():
+    if is_locked(key):
         audit.record(actor, "login.locked", outcome="refused", details={"seconds": settings.LOGIN_LOCK_SECONDS})
 
 
@@ -106,7 +89,3 @@ def _network(address: str) -> str:
         if isinstance(ip, ipaddress.IPv6Address)
         else str(ip)
     )
-
-
-def _seconds_between(now: datetime, until: datetime) -> int:
-    return max(1, round((until - now).total_seconds()))

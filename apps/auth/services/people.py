@@ -9,6 +9,7 @@ from django.db.models import F
 
 from apps.audit import services as audit
 from apps.auth.models import Membership, RefreshToken, User, plain_email
+from apps.auth.services.lockouts import forgive, key_of_codes
 from apps.auth.services.memory import forget_actors, raise_revision
 from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotFound
@@ -19,6 +20,7 @@ def create_user(
 ) -> User:
     """Make a user of the platform; without a password they cannot log in yet. For platform admins."""
     actor.require_platform_admin()
+    actor.require_confirmed()
     return make_user(actor, email=email, password=password, name=name, is_platform_admin=is_platform_admin)
 
 
@@ -30,7 +32,7 @@ def make_user(
     _set_checked_password(user, password)
     with transaction.atomic():
         user.store()
-        audit.record(actor, "user.created", _subject(user), details={"is_platform_admin": is_platform_admin})
+        audit.record(actor, "user.created", user, details={"is_platform_admin": is_platform_admin})
     return user
 
 
@@ -49,12 +51,14 @@ def set_password(actor: Actor, *, user_id: UUID, password: str) -> User:
     """Change a password, one's own or, for a platform admin, anybody's; every token of the user ends."""
     if actor.kind == "key" or user_id != actor.user_id:
         actor.require_platform_admin()
+    actor.require_confirmed()
     user = get_user(actor, user_id=user_id)
     _set_checked_password(user, password)
     with transaction.atomic():
         user.store(update_fields=["password", "updated_at"])
-        _end_everything(user)
-        audit.record(actor, "user.password_changed", _subject(user))
+        forgive(key_of_codes(user.pk))  # whoever guessed codes knew the old password
+        end_everything(user)
+        audit.record(actor, "user.password_changed", user)
     return user
 
 
@@ -77,18 +81,21 @@ def end_sessions(user: User, *, organization_id: UUID | None = None) -> int:
 
 def _switch(actor: Actor, user_id: UUID, *, is_active: bool) -> User:
     actor.require_platform_admin()
+    actor.require_confirmed()
     user = get_user(actor, user_id=user_id)
     if user.is_active == is_active:
         return user
     with transaction.atomic():
         user.is_active = is_active
         user.store(update_fields=["is_active", "updated_at"])
-        _end_everything(user)
-        audit.record(actor, "user.activated" if is_active else "user.deactivated", _subject(user))
+        end_everything(user)
+        told = {"is_active": {"from": not is_active, "to": is_active}}
+        audit.record(actor, "user.activated" if is_active else "user.deactivated", user, details={"changes": told})
     return user
 
 
-def _end_everything(user: User) -> None:
+def end_everything(user: User) -> None:
+    """End every session of the user, in the control room too, in the caller's transaction."""
     User.objects.filter(pk=user.pk).update(token_epoch=F("token_epoch") + 1)
     user.refresh_from_db(fields=["token_epoch"])
     # The journals' chains before the tokens, and in one order for everybody, so that nobody waits in a circle.
@@ -107,7 +114,3 @@ def _set_checked_password(user: User, password: str | None) -> None:
                 "Choose a better password.", details={"fields": {"password": list(error.messages)}}
             ) from error
     user.set_password(password)
-
-
-def _subject(user: User) -> str:
-    return f"user:{user.email}"

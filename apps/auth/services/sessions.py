@@ -1,7 +1,7 @@
 """Login, refresh and logout: families of tokens that end together."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 from django.conf import settings
@@ -9,17 +9,18 @@ from django.db import transaction
 from django.utils import timezone
 
 from apps.audit import services as audit
-from apps.auth.models import LoginFailure, Organization, RefreshToken, User
+from apps.auth.models import Organization, RefreshToken, User
 from apps.auth.services import tokens
+from apps.auth.services.invitations import forget_ended_invitations
+from apps.auth.services.lockouts import forget_old_failures
 from apps.auth.services.memory import forget_actors
 from apps.auth.services.passwords import verify_password
 from apps.auth.services.rights import actor_for_user, organizations_of
+from apps.auth.services.second_factors import check_second_factor, is_second_factor_missing
 from apps.auth.services.signing import prune_signing_keys
 from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotAuthenticated, NotFound, ServiceError
 from apps.core.ids import new_id
-
-FAILURES_KEPT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,18 @@ class Tokens:
 
 
 def login(
-    *, email: str, password: str, organization: str | None = None, resource: str | None = None, address: str = ""
-) -> Tokens:
-    """Begin a family of tokens for a person who knows their password.
+    *, email: str, password: str, code: str | None = None, organization: str | None = None,
+    resource: str | None = None, address: str = "",
+) -> Tokens:  # fmt: skip
+    """Begin a family of tokens for a person who knows their password, and has their second factor if there is one.
 
     `organization` is a slug or an id; without one, a member of exactly one organisation acts there. `resource` asks for
-    tokens of the MCP endpoint instead of REST. Raises NotAuthenticated, RateLimited, NotFound, InvalidInput.
+    tokens of the MCP endpoint instead of REST. Raises NotAuthenticated, SecondFactorNeeded, RateLimited, NotPermitted,
+    NotFound, InvalidInput.
     """
     audience = _audience(resource)
     user = verify_password(email=email, password=password, address=address)
+    check_second_factor(user, code=code, address=address)
     chosen = _choose(user, organization)
     actor = actor_for_user(user, organization_id=chosen.id if chosen else None, surface="rest", address=address)
     with transaction.atomic():
@@ -80,11 +84,12 @@ def logout(actor: Actor | None, *, refresh: str, address: str = "") -> None:
 
 
 def forget_ended() -> None:
-    """Delete refresh tokens that have expired, failed logins that no lock depends on, keys that verify nothing more."""
+    """Delete what has ended: refresh tokens, invitations, failed logins without a lock, keys that verify nothing."""
     prune_signing_keys()
+    forget_ended_invitations()
     now = timezone.now()
     RefreshToken.objects.filter(expires_at__lt=now).delete()
-    LoginFailure.objects.filter(last_failed_at__lt=now - FAILURES_KEPT).delete()
+    forget_old_failures()
 
 
 def _audience(resource: str | None) -> str:
@@ -114,7 +119,7 @@ def _rotate(claims: tokens.Claims, address: str) -> Tokens | None:
         _end_copied_family(claims, address)
         return None
     row = RefreshToken.objects.select_related("user", "organization").get(token_id=claims.jti)
-    if row.user.token_epoch != claims.epoch:
+    if row.user.token_epoch != claims.epoch or is_second_factor_missing(row.user):
         return None
     try:
         actor = actor_for_user(row.user, organization_id=row.organization_id, surface="rest", address=address)

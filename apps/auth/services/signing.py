@@ -114,6 +114,7 @@ def rotate_signing_key(actor: Actor) -> SigningKey:
     Raises Conflict where the key was given by a setting: only whoever gives it can change it.
     """
     actor.require_platform_admin()
+    actor.require_confirmed()
     if settings.SIGNING_KEY_FILE is None:
         raise Conflict(
             "GATEHOUSE_SIGNING_KEY is given by the environment, so it is rotated there: put a new key behind the old"

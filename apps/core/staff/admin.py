@@ -17,7 +17,7 @@ from django.urls import URLPattern, path, reverse
 from unfold.forms import AdminForm, Fieldline
 
 from apps.core.actor import Actor
-from apps.core.errors import Conflict, ServiceError
+from apps.core.errors import ConfirmationNeeded, Conflict, ServiceError
 from apps.core.staff.deeds import Deed, deeds_of
 from apps.core.staff.display import column, link
 from apps.core.staff.forms import ServiceForm, add_refusal
@@ -107,6 +107,8 @@ class ServiceAdmin(StaffPage):
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
         """As Django's, but a POST runs outside a transaction: services open their own and keep traces of refusals."""
+        if object_id is None and self.confirms_add:
+            actor_of(request).require_confirmed()
         extra = {**(extra_context or {}), **self._extras(request, object_id)}
         if request.method != "POST":
             return super().changeform_view(request, object_id, form_url, extra)
@@ -183,6 +185,10 @@ class ServiceAdmin(StaffPage):
             raise Http404
         if not self.may_do(request, found):
             raise PermissionDenied
+        back = self.deed_url(row, deed_name) if found.asks_first else self.url_of(row)
+        request.after_confirming = back  # type: ignore[attr-defined]
+        if found.confirms:
+            actor_of(request).require_confirmed()
         form = (found.form or forms.Form)(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             answer = self._do(request, found, row, form)
@@ -197,6 +203,8 @@ class ServiceAdmin(StaffPage):
         try:
             _check_seen(request, deed, row)
             said = getattr(self, deed.name)(self.actor_for(request, row), row, *given)
+        except ConfirmationNeeded:
+            raise
         except ServiceError as error:
             if deed.form:
                 add_refusal(form, error)
@@ -249,6 +257,16 @@ class TenantAdmin(ServiceAdmin):
         actor = getattr(request, "actor", None)
         return bool(actor and actor.organization_id) and super().has_add_permission(request)
 
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponseBase:
+        """The form; to who works in no organisation, the list again, with the word that one must be chosen."""
+        homeless = actor_of(request).organization_id is None and super().has_add_permission(request)
+        if homeless and request.method == "GET":
+            messages.warning(
+                request, "Choose an organisation first, at the top of the menu: what you add belongs to one."
+            )
+            return HttpResponseRedirect(reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist"))
+        return cast(HttpResponseBase, super().add_view(request, form_url, extra_context))
+
     @column("Organisation")
     def organization_link(self, row: Any) -> str:
         """Whose row it is."""
@@ -276,6 +294,8 @@ def _do_to_many(page: ServiceAdmin, request: HttpRequest, rows: QuerySet[Any], *
         try:
             getattr(page, deed.name)(page.actor_for(request, row), row)
             done += 1
+        except ConfirmationNeeded:
+            raise
         except ServiceError as error:
             messages.error(request, f"{row}: {error.message}")
     if done:

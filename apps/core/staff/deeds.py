@@ -14,7 +14,8 @@ class Deed:
     """What a deed says of itself; the doing is a method of the staff page: `(actor, row)` or `(actor, row, form)`.
 
     The method returns the sentence to show, or a response of its own. Deeds are done by POST only. `seen` names what
-    the person looked at, such as a digest: the deed is refused when that has changed meanwhile.
+    the person looked at, such as a digest: the deed is refused when that has changed meanwhile. With `confirms`,
+    whoever opens its page proves first that it is them, before they type anything; the service asks for the same.
     """
 
     label: str
@@ -25,6 +26,7 @@ class Deed:
     form: type[forms.Form] | None = None
     is_offered: Callable[[Any], bool] | None = None
     is_for_platform_admins: bool = False
+    confirms: bool = False
     in_lists: bool = True
     seen: Callable[[Any], str] | None = None
     name: str = ""

@@ -76,7 +76,7 @@ def ago(at: datetime | None) -> SafeString:
 
 def exact(at: datetime | None) -> SafeString:
     """The moment to the second, and how long ago that is."""
-    return format_html("{:%Y-%m-%d %H:%M:%S} UTC ({})", at, ago(at)) if at else NOTHING
+    return format_html("{} UTC ({})", f"{at:%Y-%m-%d %H:%M:%S}", ago(at)) if at else NOTHING
 
 
 def milliseconds(value: float | None) -> str:
@@ -111,14 +111,16 @@ def spelled_out(text: str) -> str:
 
 def text_block(text: str) -> SafeString:
     """A long text with its line breaks, nothing hidden in it."""
-    return format_html('<div class="gh-text">{}</div>', reveal(_cut(text))) if text else NOTHING
+    return format_html('<div class="gh-text" tabindex="0">{}</div>', reveal(_cut(text))) if text else NOTHING
 
 
 def json_block(value: Any) -> SafeString:
     """JSON, indented; characters beyond ASCII that draw nothing stay named."""
     if value in (None, {}, [], ""):
         return NOTHING
-    return format_html('<pre class="gh-json">{}</pre>', reveal(_cut(json.dumps(value, indent=2, ensure_ascii=False))))
+    return format_html(
+        '<pre class="gh-json" tabindex="0">{}</pre>', reveal(_cut(json.dumps(value, indent=2, ensure_ascii=False)))
+    )
 
 
 def _shown(text: object) -> SafeString:

@@ -2,11 +2,16 @@
 
 from typing import Any
 
-from django.contrib.admin import ModelAdmin
+from django.contrib.admin import FieldListFilter, ModelAdmin
 from django.db.models import ForeignKey, QuerySet
 from django.http import HttpRequest
 from django.utils.timezone import make_aware
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RangeDateTimeFilter, RelatedDropdownFilter
+from unfold.contrib.filters.admin import (
+    ChoicesDropdownFilter,
+    FieldTextFilter,
+    RangeDateTimeFilter,
+    RelatedDropdownFilter,
+)
 from unfold.utils import parse_datetime_str
 
 CHOICES_AT_MOST = 300
@@ -38,6 +43,18 @@ class MomentFilter(RangeDateTimeFilter):
             if moment:
                 queryset = queryset.filter(**{f"{self.field_path}__{lookup}": make_aware(moment)})
         return queryset
+
+
+class ExactTextFilter(FieldTextFilter):
+    """A text that a field must be, as it is written: an index finds that, and not what is somewhere in a text."""
+
+    def __init__(
+        self, field: Any, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any, *, field_path: str
+    ) -> None:
+        self.lookup_kwarg = field_path
+        self.lookup_val = params.get(field_path)
+        # Not that of FieldTextFilter, which looks for a part of the text.
+        FieldListFilter.__init__(self, field, request, params, model, model_admin, field_path)
 
 
 def choices_filter(field: str) -> tuple[str, type[ChoicesDropdownFilter]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.db.models import Model
 
-from apps.core.errors import ServiceError
+from apps.core.errors import ConfirmationNeeded, ServiceError
 
 if TYPE_CHECKING:
     RowForm = forms.ModelForm[Any]
@@ -27,6 +27,8 @@ class ServiceForm(RowForm):
             return
         try:
             self.instance = self.save_by_service(self)
+        except ConfirmationNeeded:
+            raise
         except ServiceError as error:
             add_refusal(self, error)
 

@@ -44,6 +44,9 @@ class StaffPage(UnfoldAdmin):
     change_permission: ClassVar[str] = ""
     is_for_platform_admins: ClassVar[bool] = False
 
+    confirms_add: ClassVar[bool] = False
+    """Whether whoever opens the form for a new row must prove first that it is them; the service asks for the same."""
+
     empty_title: ClassVar[str] = "Nothing here yet"
     empty_text: ClassVar[str] = ""
     intro: ClassVar[str] = ""
@@ -121,8 +124,8 @@ class StaffPage(UnfoldAdmin):
     ) -> HttpResponse:
         """What the journal says about this row."""
         row = self.row_or_404(request, object_id)
-        journal_of: Callable[..., Any] = getattr(self.admin_site, "journal_of", lambda *_: [])
-        context = self.page_context(request, row, title=f"History of {row}", entries=journal_of(request, row))
+        journal_of: Callable[..., Any] = getattr(self.admin_site, "journal_of", lambda *_: {})
+        context = self.page_context(request, row, title=f"History of {row}", **journal_of(request, row))
         return TemplateResponse(request, "staff/history.html", context)
 
     def page_context(self, request: HttpRequest, row: Model | None, **more: Any) -> dict[str, Any]:

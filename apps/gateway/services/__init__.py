@@ -9,13 +9,14 @@ from apps.gateway.services.catalogue import (
     list_tools,
     tools_for,
 )
-from apps.gateway.services.pool import OpenLinks, close_upstreams, count_open, upstreams
+from apps.gateway.services.pool import OpenLinks, breaker_state, close_upstreams, count_open, upstreams
 from apps.gateway.services.search import fetch_tool, search_tools
 
 __all__ = [
     "OpenLinks",
     "ToolList",
     "UnknownTool",
+    "breaker_state",
     "call_tool",
     "close_upstreams",
     "count_open",

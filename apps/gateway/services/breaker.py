@@ -31,13 +31,20 @@ class Breaker:
         """Whether calls are refused, but for a probe."""
         return self.opened_at is not None
 
+    @property
+    def is_half_open(self) -> bool:
+        """Whether the next call, or one that is under way, probes the server."""
+        return self.is_open and self.wait_seconds <= 0
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long calls are refused yet; not above 0 where the breaker is closed or half-open."""
+        return 0.0 if self.opened_at is None else self.opened_at + settings.BREAKER_OPEN_SECONDS - self._clock()
+
     def check(self) -> None:
         """Raise BackendDown when a call would be refused now; changes nothing."""
-        if self.opened_at is None:
-            return
-        wait = self.opened_at + settings.BREAKER_OPEN_SECONDS - self._clock()
-        if wait > 0 or self._is_probing:
-            raise self._refusal(wait)
+        if self.is_open and (self.wait_seconds > 0 or self._is_probing):
+            raise self._refusal(self.wait_seconds)
 
     @contextmanager
     def guard(self) -> Iterator[None]:

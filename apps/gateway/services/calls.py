@@ -8,14 +8,15 @@ from typing import Any
 
 import orjson
 
-from apps.core import limits
+from apps.core import budget, limits
 from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotPermitted, ServiceError
 from apps.core.threads import in_thread
 from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
 from apps.gateway.services.catalogue import Snapshot, Tool, UnknownTool, snapshot_for
-from apps.gateway.services.pool import Caller, upstreams
+from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import ResultCache, canonical, passed_on, size_of
+from apps.gateway.services.ways import Caller
 from apps.policies.services import decide
 from apps.registry import services as registry
 from apps.usage import services as usage
@@ -31,10 +32,12 @@ async def call_tool(
     arguments: Mapping[str, Any] | None = None,
     session_id: str | None = None,
     endpoint: str = "/mcp",
+    share: budget.Share | None = None,
 ) -> dict[str, Any]:
     """Call a tool for the actor and give its result as MCP has it: content, structuredContent, isError, _meta.
 
-    `session_id` is the caller's own session, which decides about the session with the server. Every call leaves one
+    `session_id` is the caller's own session, which decides about the session with the server. `share` counts the bytes
+    of the result for as long as the door holds them; without one they count until this returns. Every call leaves one
     usage event. Raises UnknownTool, NotPermitted, RateLimited, BackendError and what a native tool raises.
     """
     meter = _Meter(actor, endpoint, name, bytes_in=size_of(arguments or {}))
@@ -43,7 +46,8 @@ async def call_tool(
         tool = _find(snapshot, name)
         meter.server = tool.server
         _check_decision(actor, tool)
-        result, meter.bytes_out = await _carry_out(actor, tool, snapshot, dict(arguments or {}), session_id)
+        with budget.counting(share, actor.organization_id):
+            result, meter.bytes_out = await _carry_out(actor, tool, snapshot, dict(arguments or {}), session_id)
         meter.ended(result)
         return result
     except BaseException as error:

@@ -12,6 +12,10 @@ class Busy(BackendTimeout):
     """No call slot became free in time."""
 
 
+class Crowded(Busy):
+    """There was no room for the answer in time."""
+
+
 class Paused(BackendDown):
     """A process that ended by itself is not started again yet."""
 
@@ -21,6 +25,15 @@ def busy(route: registry.ServerRoute) -> Busy:
     return Busy(
         f"The server {route.slug} is busy: {route.max_concurrency} calls are running. Try again in a moment.",
         details={"server": route.slug},
+    )
+
+
+def crowded(route: registry.ServerRoute) -> Crowded:
+    """The error of a call whose answer was not read to its end, because too much was held already."""
+    return Crowded(
+        f"The answer of the server {route.slug} is large, and so are others that are on their way just now: there was"
+        " no room for it in time. Try again in a moment, or ask for less.",
+        details={"server": route.slug, "retry_after": 1},
     )
 
 

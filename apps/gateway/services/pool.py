@@ -1,11 +1,7 @@
 """The ways to all servers that this process holds open, with what keeps one of them from harming the others.
 
 Everything here belongs to one event loop: an HTTP pool cannot be shared between loops. A server has one `Way`, with
-its breaker, its limit of calls at the same time and its open links. A link is one opened upstream:
-
-- one for all callers of a server without sessions: a shared stdio process, or HTTP in revision 2026-07-28;
-- else one for each downstream session, closed with it or when idle;
-- else, for callers without sessions before a server with sessions, one for each key, for a short while.
+its breaker, its limit of calls at the same time and its open links.
 """
 
 import asyncio
@@ -19,43 +15,15 @@ from uuid import UUID
 
 from django.conf import settings
 
+from apps.core import budget
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError
 from apps.core.threads import in_thread
-from apps.gateway.services.breaker import Breaker
-from apps.gateway.services.outages import Paused, busy, is_outage, named
+from apps.gateway.services.outages import busy, crowded, named
+from apps.gateway.services.ways import Caller, Link, Way
 from apps.registry import services as registry
 
 logger = logging.getLogger(__name__)
-SESSION_IDLE_SECONDS = 300.0
-KEY_IDLE_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
-HEALTHY_LIFE_SECONDS = 60.0
-MOST_DOUBLINGS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whose call it is, as far as it decides which link may carry it."""
-
-    session_id: str | None
-    key: str
-
-
-@dataclass(slots=True, eq=False)
-class Link:
-    """One upstream, opened for the first call and used by all that may share it."""
-
-    place: str
-    idle_seconds: float
-    upstream: registry.Upstream
-    is_child: bool
-    organization_id: UUID
-    opening: "asyncio.Task[Any] | None" = None
-    opened_at: float = 0.0
-    in_use: int = 0
-    last_used: float = 0.0
-    is_retired: bool = False
-    closing: "asyncio.Task[None] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +32,6 @@ class OpenLinks:
 
     upstreams: int
     children: int
-
-
-class Way:
-    """All that this process holds about one server."""
-
-    def __init__(self, route: registry.ServerRoute, revision: int) -> None:
-        self.breaker = Breaker(route.slug, is_outage=is_outage)
-        self.links: dict[str, Link] = {}
-        self.crashes = 0
-        self.start_after = 0.0
-        self.take_route(route, revision)
-
-    def take_route(self, route: registry.ServerRoute, revision: int) -> None:
-        """Use this route from now on."""
-        self.route = route
-        self.revision = revision
-        self.slots = asyncio.Semaphore(route.max_concurrency)
-
-    def place_of(self, caller: Caller) -> tuple[str, float]:
-        """Which link may carry the caller's calls, and how long it stays without any."""
-        route = self.route
-        is_child = route.transport == "stdio"
-        if not route.isolate_sessions and (is_child or route.protocol_version >= registry.MODERN):
-            return "shared", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
-        if caller.session_id:
-            return f"session:{caller.session_id}", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
-        return f"key:{caller.key}", KEY_IDLE_SECONDS
-
-    def count_crash(self, now: float, lived: float) -> None:
-        """Remember that a child ended by itself; each further one in a row is started after a longer pause.
-
-        The pause is never longer than the breaker's: whatever was repaired is in use again as soon as any server.
-        """
-        self.crashes = 1 if lived > HEALTHY_LIFE_SECONDS else self.crashes + 1
-        doubled = 2.0 ** min(self.crashes - 2, MOST_DOUBLINGS)
-        pause = 0.0 if self.crashes == 1 else min(settings.BREAKER_OPEN_SECONDS, doubled)
-        self.start_after = now + pause
 
 
 class Upstreams:
@@ -169,6 +100,11 @@ class Upstreams:
         children = [link for link in list(self._children) if organization_id in (None, link.organization_id)]
         return OpenLinks(len(mine), len(children))
 
+    def state_of(self, server_id: UUID) -> "registry.BreakerOut | None":
+        """How the breaker of a server stands, if a call has gone there; any thread may ask."""
+        way = self._ways.get(server_id)
+        return way.state(self._loop.time()) if way else None
+
     # -- one call
 
     @asynccontextmanager
@@ -200,12 +136,15 @@ class Upstreams:
                 raise BackendTimeout()
             return await link.upstream.request(method, params, timeout_seconds=left)
         except BackendTimeout as error:
+            share = budget.current()
+            if share is not None and share.is_held_up:
+                raise crowded(way.route) from error
             if given < way.route.timeout_seconds / 2:
                 # Most of the time went by in our own queue: that the rest was too short says nothing.
                 raise busy(way.route) from error
             raise
         except BackendError as error:
-            if _has_ended(link, error):
+            if link.has_ended(error):
                 self._retire(way, link, crashed=link.is_child)
             raise
         finally:
@@ -217,7 +156,7 @@ class Upstreams:
     def _link(self, way: Way, caller: Caller) -> Link:
         place, idle_seconds = way.place_of(caller)
         link = way.links.get(place)
-        if link is not None and _is_done(link.opening) and not link.upstream.is_open:
+        if link is not None and not link.is_opening and not link.upstream.is_open:
             self._retire(way, link, crashed=link.is_child)
             link = None
         return link or self._new_link(way, place, idle_seconds)
@@ -243,7 +182,7 @@ class Upstreams:
         is_child = route.transport == "stdio"
         first: asyncio.Task[None] | None = None
         if is_child:
-            self._check_pause(way, now)
+            way.check_pause(now)
             first = self._make_room(route)
         link = Link(place, idle_seconds, registry.connect(route), is_child, route.organization_id, last_used=now)
         way.links[place] = link
@@ -266,16 +205,6 @@ class Upstreams:
                 raise BackendTimeout() from error
             raise
 
-    def _check_pause(self, way: Way, now: float) -> None:
-        wait = way.start_after - now
-        if wait > 0:
-            seconds = max(1, round(wait))
-            raise Paused(
-                f"The process of the server {way.route.slug} ended by itself {way.crashes} times in a row."
-                f" It is started again in {seconds} s; an admin can look at it under Servers.",
-                details={"server": way.route.slug, "retry_after": seconds},
-            )
-
     def _make_room(self, route: registry.ServerRoute) -> "asyncio.Task[None] | None":
         """See that one more child may run; perhaps an idle one ends first. Raises RateLimited when none can."""
         most: int = settings.STDIO_MAX_PROCESSES
@@ -283,7 +212,7 @@ class Upstreams:
         if len(own) < max(1, most // 2) and len(self._children) < most:
             return None
         crowd = own if len(own) >= max(1, most // 2) else list(self._children)
-        idle = [link for link in crowd if not link.in_use and not link.is_retired and _is_done(link.opening)]
+        idle = [link for link in crowd if not link.in_use and not link.is_retired and not link.is_opening]
         if not idle:
             raise RateLimited(
                 f"The server {route.slug} cannot be started: all {len(crowd)} processes that may run for stdio servers"
@@ -369,7 +298,6 @@ class Upstreams:
         else:
             self._retire_all(way)
             way.take_route(route, revision)
-            way.breaker = Breaker(route.slug, is_outage=is_outage)
         return way
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
@@ -383,17 +311,6 @@ class Upstreams:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has seen it; asyncio need not warn
-
-
-def _has_ended(link: Link, error: BackendError) -> bool:
-    """Whether the link is of no use any more. A timeout is no proof: others may be served well meanwhile."""
-    if link.opening is None and not link.upstream.is_open:
-        return True
-    return not link.is_child and not isinstance(error, registry.UpstreamError | BackendTimeout)
-
-
-def _is_done(opening: "asyncio.Task[Any] | None") -> bool:
-    return opening is None or opening.done()
 
 
 _upstreams: dict[asyncio.AbstractEventLoop, Upstreams] = {}
@@ -414,6 +331,12 @@ def count_open(organization_id: UUID | None) -> OpenLinks:
     """What this process holds open for an organisation, or for all of them; any thread may ask."""
     counts = [found.count(organization_id) for found in list(_upstreams.values())]
     return OpenLinks(sum(each.upstreams for each in counts), sum(each.children for each in counts))
+
+
+def breaker_state(server_id: UUID) -> registry.BreakerOut:
+    """How the breaker of a server stands in this process; any thread may ask. Closed where no call has gone yet."""
+    states = [found.state_of(server_id) for found in list(_upstreams.values())]
+    return next((state for state in states if state is not None), registry.BreakerOut())
 
 
 async def close_upstreams() -> None:

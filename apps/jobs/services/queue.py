@@ -23,10 +23,8 @@ from apps.jobs.models import Job, State
 
 logger = logging.getLogger(__name__)
 
-RESEND_SECONDS = 60
-"""How long a due job may wait before its message counts as lost."""
-LEASE_SECONDS = 30
-"""How long a running job may be silent before its worker counts as gone."""
+RESEND_LEASES = 2
+"""After how many times the lease a due job's message counts as lost."""
 LEAVE_BROKER_SECONDS = 5.0
 """How long a broker that failed is not asked again: requests that start jobs must not wait for it one by one."""
 BATCH = 1_000
@@ -74,7 +72,7 @@ def requeue_stale() -> int:
     """Put back what a lost worker was running, and send what no broker has; returns how many were sent."""
     now = timezone.now()
     _take_back(now)
-    lost_before = now - timedelta(seconds=RESEND_SECONDS)
+    lost_before = now - timedelta(seconds=RESEND_LEASES * settings.JOB_LEASE_SECONDS)
     sent = 0
     for job_id, kind in list(
         Job.objects.unsent(at=now, sent_before=lost_before).order_by("id").values_list("id", "kind")[:BATCH]
@@ -87,16 +85,30 @@ def requeue_stale() -> int:
     return sent
 
 
+def requeue_after_restart() -> int:
+    """Send everything that waits: the broker inside this process begins empty. Returns how many were sent."""
+    Job.objects.filter(state=State.PENDING).update(sent_at=None)
+    return requeue_stale()
+
+
+def send_held_back(organization_id: UUID) -> None:
+    """One job of the organisation has ended: send the oldest of those that waited for its place."""
+    for job in Job.objects.held_back(organization_id, at=timezone.now()).order_by("id")[:1]:
+        if Job.objects.held_back(organization_id, at=timezone.now()).filter(pk=job.pk).update(sent_at=timezone.now()):
+            send(job.pk, job.kind)
+
+
 def oldest_waiting_seconds() -> float:
     """For how long the oldest due job has waited, in all organisations; 0 when none waits."""
     now = timezone.now()
+    # allowed: it tells a time, of the whole platform
     due = Job.objects.waiting(at=now).order_by("run_after").values_list("run_after", flat=True).first()
     return (now - due).total_seconds() if due else 0.0
 
 
 def _take_back(now: datetime) -> None:
     """Jobs whose worker is gone wait again at once, or fail when they have been tried often enough."""
-    silent_since = now - timedelta(seconds=LEASE_SECONDS)
+    silent_since = now - timedelta(seconds=settings.JOB_LEASE_SECONDS)
     for job in Job.objects.silent(since=silent_since).order_by("id")[:BATCH]:
         still = Job.objects.silent(since=silent_since).filter(pk=job.pk, lease=job.lease)
         if job.attempts < job.max_attempts:

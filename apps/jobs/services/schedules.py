@@ -1,14 +1,17 @@
 """Schedules: rows of django-celery-beat, made once and then edited by staff."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from django.db.models import Q
 from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
-from apps.jobs.models import Heartbeat
+from apps.jobs.models import Firing, Heartbeat
 
 _MICROSECONDS = 1_000_000
+EARLY = 0.1
+"""The share of its interval by which a schedule may come early: a beat's own clock ticks are not exact."""
 
 
 def ensure_schedule(name: str, task: str, every_seconds: float) -> PeriodicTask:
@@ -45,6 +48,22 @@ def list_schedules() -> list[ScheduleState]:
     """Every schedule of the platform, by name."""
     rows = PeriodicTask.objects.order_by("name").values_list("name", "enabled", "last_run_at")
     return [ScheduleState(*row) for row in rows]
+
+
+def claim_firing(name: str, *, every_seconds: float) -> bool:
+    """Whether the caller is the one to start this schedule now: with several beats each asks, and one is told yes.
+
+    A firing in the future means that a clock was set back; it counts as none.
+    """
+    now = timezone.now()
+    interval = timedelta(seconds=every_seconds)
+    due = Q(at__lte=now - interval * (1 - EARLY)) | Q(at__gt=now + interval)
+    if Firing.objects.filter(due, pk=name).update(at=now):
+        return True
+    if Firing.objects.filter(pk=name).exists():
+        return False
+    # Two may find no row; the database lets one of them in.
+    return Firing.objects.get_or_create(pk=name, defaults={"at": now})[1]
 
 
 def note_alive(name: str) -> None:

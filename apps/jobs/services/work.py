@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connection
 from django.db.models import F
 from django.db.models.functions import Coalesce
@@ -26,13 +27,16 @@ from apps.core import logs
 from apps.core.actor import Actor
 from apps.core.errors import BackendError, ServiceError
 from apps.jobs.models import Job, State
+from apps.jobs.services import queue
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 5.0
+HEARTBEATS = 6
+"""How many signs of life a worker gives within a lease."""
 LONGEST_RUN_SECONDS = 3_600.0
 """After this a running job gives no more signs of life and is taken from its worker."""
 FIRST_RETRY_SECONDS = 60
+OUT_OF_MEMORY = "It needed more memory than its worker may use. Give workers more, then repeat it."
 
 
 class Stopped(Exception):
@@ -62,6 +66,11 @@ def run(job_id: str | UUID, function: Callable[..., dict[str, Any] | None]) -> N
     job = _claim(lease)
     if job is None:
         return
+    _work(job, lease, function)
+    queue.send_held_back(job.organization_id)
+
+
+def _work(job: Job, lease: _Lease, function: Callable[..., dict[str, Any] | None]) -> None:
     with _identity(job, lease), _heartbeat(lease):
         try:
             result = function(_actor_of(job), **job.arguments)
@@ -94,6 +103,16 @@ def set_progress(job_id: str | UUID, percent: int) -> None:
         raise Stopped
 
 
+def confirm() -> None:
+    """Hold the running job until the end of the transaction that writes what it did, where that is not its end.
+
+    Outside a job it does nothing. Raises Stopped, which rolls the work back, in a worker that has lost the job.
+    """
+    held = _current.get()
+    if held is not None and not held.update(heartbeat_at=timezone.now()):
+        raise Stopped
+
+
 def settle(result: dict[str, Any] | None = None) -> None:
     """Complete the running job inside the transaction that writes what it did, so that both happen once or not at all.
 
@@ -106,19 +125,35 @@ def settle(result: dict[str, Any] | None = None) -> None:
 
 def _claim(lease: _Lease) -> Job | None:
     now = timezone.now()
-    claimed = (
-        Job.objects.waiting(at=now)
-        .filter(pk=lease.job_id)
-        .update(
-            state=State.RUNNING,
-            lease=lease.number,
-            attempts=F("attempts") + 1,
-            started_at=Coalesce("started_at", now),
-            heartbeat_at=now,
-            updated_at=now,
-        )
+    due = Job.objects.waiting(at=now).filter(pk=lease.job_id)
+    job: Job | None = due.first()
+    if job is None:
+        return None
+    if not _has_place(job.organization_id, now):
+        due.update(sent_at=None)
+        return None
+    claimed = due.update(
+        state=State.RUNNING,
+        lease=lease.number,
+        attempts=F("attempts") + 1,
+        started_at=Coalesce("started_at", now),
+        heartbeat_at=now,
+        updated_at=now,
     )
+    # allowed: the job's own worker has just claimed it
     return Job.objects.get(pk=lease.job_id) if claimed else None
+
+
+def _has_place(organization_id: UUID, now: datetime) -> bool:
+    """Whether the organisation runs fewer jobs than it may: jobs that hang must leave workers to the others.
+
+    Two workers that look at the same moment may both see the last place. We allow the overshoot, at most one job for
+    each worker: a lock would make every organisation's jobs wait for each other. What a dead worker ran counts no more
+    after half a lease without a sign of life.
+    """
+    since = now - timedelta(seconds=settings.JOB_LEASE_SECONDS / 2)
+    running = Job.objects.for_org(organization_id).alive(since=since).count()
+    return running < settings.JOBS_PER_ORGANIZATION
 
 
 def _actor_of(job: Job) -> Actor:
@@ -149,7 +184,7 @@ def _has_settled(lease: _Lease) -> bool:
 
 def _fail(lease: _Lease, job: Job, error: Exception) -> None:
     """Try again later what may have been bad luck; end what would fail again, or has failed too often."""
-    known = error if isinstance(error, ServiceError) else ServiceError()
+    known = error if isinstance(error, ServiceError) else ServiceError(_what_broke(error))
     may_pass = isinstance(error, BackendError) or not isinstance(error, ServiceError)
     content = {"code": known.code, "message": known.message, "details": known.details}
     values: dict[str, Any] = {"error": json.loads(json.dumps(logs.redact(content), default=str))}
@@ -158,6 +193,11 @@ def _fail(lease: _Lease, job: Job, error: Exception) -> None:
     else:
         values.update(state=State.FAILED, finished_at=timezone.now())
     lease.update(**values)
+
+
+def _what_broke(error: Exception) -> str:
+    """What may be told about an error that is nobody's refusal: nothing of its inside."""
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) else ""
 
 
 def _retry_at(attempts: int) -> datetime:
@@ -191,9 +231,9 @@ def _heartbeat(lease: _Lease) -> Iterator[None]:
 
 def _beat(lease: _Lease, ended: threading.Event) -> None:
     """Give a sign of life until the job ends, is taken away, or has lasted too long."""
-    latest = time.monotonic() + LONGEST_RUN_SECONDS
+    pause, latest = settings.JOB_LEASE_SECONDS / HEARTBEATS, time.monotonic() + LONGEST_RUN_SECONDS
     try:
-        while not ended.wait(HEARTBEAT_SECONDS) and time.monotonic() < latest:
+        while not ended.wait(pause) and time.monotonic() < latest:
             try:
                 close_old_connections()
                 if not lease.update(heartbeat_at=timezone.now()):

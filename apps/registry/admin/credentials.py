@@ -33,6 +33,7 @@ class CredentialAdmin(TenantAdmin):
     form = CredentialForm
     view_permission = "server.read"
     add_permission = "server.write"
+    confirms_add = True
     intro = "Gatehouse presents a credential to its server with each call. Its secret is sealed and never shown."
     empty_title = "No credential yet"
     empty_text = "Servers that ask for a token, a header or a password get it from here."
@@ -74,7 +75,7 @@ class CredentialAdmin(TenantAdmin):
         return services.add_credential(actor, server_id=values.pop("server").pk, **values)
 
     @deed(
-        "Remove", permission="server.write", icon="delete", tone="bad",
+        "Remove", permission="server.write", icon="delete", tone="bad", confirms=True,
         question="The sealed secret is destroyed. Calls to the server go on without it.",
     )  # fmt: skip
     def remove(self, actor: Actor, credential: Credential) -> str:

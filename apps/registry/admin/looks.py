@@ -1,16 +1,23 @@
 """How servers and capabilities look on staff pages."""
 
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from apps.core.staff import badge
+from apps.core.staff import badge, milliseconds
 from apps.core.staff.display import Tone
 from apps.registry.models import Capability, Environment, Health, Risk, Server
+from apps.registry.schemas import BreakerOut
 
 HEALTH_TONES: dict[str, Tone] = {
     Health.HEALTHY: "good",
     Health.DEGRADED: "warn",
     Health.UNHEALTHY: "bad",
     Health.UNKNOWN: "quiet",
+}
+BREAKER_LOOKS: dict[str, tuple[str, Tone]] = {
+    "closed": ("Calls pass", "good"),
+    "half_open": ("Next call probes", "warn"),
+    "open": ("Calls are refused", "bad"),
 }
 RISK_TONES: dict[str, Tone] = {Risk.LOW: "good", Risk.MEDIUM: "warn", Risk.HIGH: "bad"}
 ENVIRONMENT_TONES: dict[str, Tone] = {Environment.PRODUCTION: "info"}
@@ -19,6 +26,17 @@ ENVIRONMENT_TONES: dict[str, Tone] = {Environment.PRODUCTION: "info"}
 def health_badge(health: str, message: str = "") -> SafeString:
     """How it fared when it was last checked."""
     return badge(Health(health).label, HEALTH_TONES[health], title=message)
+
+
+def took(latency_ms: float | None) -> SafeString:
+    """A latency, the number never apart from its unit."""
+    return format_html('<span class="gh-time">{}</span>', milliseconds(latency_ms))
+
+
+def breaker_badge(breaker: BreakerOut) -> SafeString:
+    """Whether the process that answers lets calls through to the server."""
+    label, tone = BREAKER_LOOKS[breaker.state]
+    return badge(label, tone)
 
 
 def server_state(server: Server) -> SafeString:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import Count, F, Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -15,7 +15,6 @@ from apps.core.errors import ServiceError
 from apps.core.staff import (
     Panel,
     TemplateParts,
-    TenantAdmin,
     actor_of,
     ago,
     badge,
@@ -33,11 +32,13 @@ from apps.core.staff import (
 from apps.registry import services
 from apps.registry.admin.filters import ApprovalFilter, RemovedFilter
 from apps.registry.admin.forms import ServerForm
+from apps.registry.admin.health import TEMPLATE, HealthPage, health_context, health_url
 from apps.registry.admin.looks import (
     capability_state,
     environment_badge,
     health_badge,
     server_state,
+    took,
     warning_badge,
 )
 from apps.registry.models import Server, Transport
@@ -47,7 +48,7 @@ DEFAULT_CHECK_SECONDS = Server._meta.get_field("check_interval_seconds").get_def
 
 
 @admin.register(Server)
-class ServerAdmin(TenantAdmin):
+class ServerAdmin(HealthPage):
     """Register, look at, approve and switch off servers."""
 
     form = ServerForm
@@ -56,18 +57,14 @@ class ServerAdmin(TenantAdmin):
     intro = "Agents use a server once it is approved and enabled. What it adds later waits."
     panels_first = True
     empty_title = "No server yet"
-    empty_text = "Add the address of an MCP server. Then test the connection, discover its tools and approve it."
+    empty_text = "Add the address of an MCP server. Gatehouse reads what it offers; look at it, and approve it."
 
     list_display = ("name_and_slug", "state", "health_now", "tool_count", "environment_shown", "transport", "checked")
     list_display_links = ("name_and_slug",)
     list_filter = (
-        ApprovalFilter,
-        choices_filter("health"),
-        choices_filter("environment"),
-        choices_filter("transport"),
-        "is_enabled",
-        RemovedFilter,
-    )
+        ApprovalFilter, choices_filter("health"), choices_filter("environment"), choices_filter("transport"),
+        "is_enabled", RemovedFilter,
+    )  # fmt: skip
     search_fields = ("name", "slug")
     search_help_text = "Search by name or slug"
     sortable_by = ("name_and_slug",)
@@ -94,13 +91,11 @@ class ServerAdmin(TenantAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """In the order in which one thinks of a server: what it is, where it is, what it may, how it is watched."""
         is_stdio = obj.transport == Transport.STDIO if obj else actor_of(request).is_platform_admin
-        is_http = obj is None or obj.transport == Transport.STREAMABLE_HTTP
+        is_http = obj is None or obj.transport != Transport.STDIO
         command = ["command", "env"] if self.has_change_permission(request, obj) else ["command_shown", "env_shown"]
         reached = [
-            "transport",
-            *(["url"] if is_http else []),
-            *([*command, "isolate_sessions"] if is_stdio else []),
-        ]
+            "transport", *(["url"] if is_http else []), *([*command, "isolate_sessions"] if is_stdio else []),
+        ]  # fmt: skip
         sets: list[tuple[str | None, dict[str, Any]]] = [
             (None, {"fields": ["name", "slug", "description", ("environment", "owner_label"), "tags"]}),
             ("How it is reached", {"fields": reached}),
@@ -130,7 +125,7 @@ class ServerAdmin(TenantAdmin):
     def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         """stdio is offered to platform admins only."""
         if db_field.name == "transport" and not actor_of(request).is_platform_admin:
-            options["choices"] = [(Transport.STREAMABLE_HTTP.value, Transport.STREAMABLE_HTTP.label)]
+            options["choices"] = [choice for choice in Transport.choices if choice[0] != Transport.STDIO]
         return super().formfield_for_choice_field(db_field, request, **options)
 
     def summary(self, row: Server) -> Sequence[object]:
@@ -187,7 +182,7 @@ class ServerAdmin(TenantAdmin):
 
     def _checks(self, server: Server) -> Panel:
         rows = [
-            (ago(each.at), health_badge(each.health), milliseconds(each.latency_ms), reveal(each.message))
+            (ago(each.at), health_badge(each.health), took(each.latency_ms), reveal(each.message))
             for each in server.health_checks.for_org(server.organization_id).order_by("-at")[:ROWS_SHOWN]
         ]
         return Panel(
@@ -195,7 +190,8 @@ class ServerAdmin(TenantAdmin):
             ("When", "Health", "Took", ""),
             rows,
             "Not checked yet.",
-            more_url=_list_url("healthcheck", server),
+            more_url=_list_url("healthcheck", server) if server.deleted_at else health_url(server),
+            more_label="All checks" if server.deleted_at else "Health and uptime",
         )
 
     def _discoveries(self, server: Server) -> Panel:
@@ -283,6 +279,16 @@ class ServerAdmin(TenantAdmin):
         """Change a server."""
         return services.update_server(actor, server_id=row.pk, **values)
 
+    def response_add(self, request: HttpRequest, obj: Server, post_url_continue: str | None = None) -> HttpResponse:
+        """Begin to read what the new server offers, and show its page: what comes next is done there."""
+        services.start_discovery(actor_of(request), server_id=obj.pk)
+        messages.success(
+            request,
+            f"{obj} is known now, and Gatehouse reads what it offers. Load this page again in a moment, look at what"
+            " was found, and approve the server.",
+        )
+        return HttpResponseRedirect(self.url_of(obj))
+
     @deed(
         "Approve",
         permission="server.approve",
@@ -315,8 +321,8 @@ class ServerAdmin(TenantAdmin):
     def test_connection(self, actor: Actor, server: Server) -> TemplateParts:
         """Try each step of reaching it."""
         steps = services.test_connection(actor, server_id=server.pk)
-        again = self.deed_url(server, "test_connection")
-        return TemplateParts("staff/connection.html", {"title": "Test connection", "steps": steps, "again_url": again})
+        shown = {**health_context(actor, server), "deeds": self.health_deeds(server)}
+        return TemplateParts(TEMPLATE, {**shown, "steps": steps, "steps_ok": all(step.ok for step in steps)})
 
     @deed("Discover", permission="server.write", icon="travel_explore", is_offered=lambda server: not server.deleted_at)
     def discover(self, actor: Actor, server: Server) -> str:
@@ -325,19 +331,16 @@ class ServerAdmin(TenantAdmin):
         return f"{server} is being discovered. Its capabilities appear here when the job has ended."
 
     @deed(
-        "Check now",
-        permission="server.check",
-        icon="monitor_heart",
-        in_lists=False,
+        "Check now", permission="server.check", icon="monitor_heart", in_lists=False,
         is_offered=lambda server: not server.deleted_at,
-    )
+    )  # fmt: skip
     def check_now(self, actor: Actor, server: Server) -> str:
         """Look at its health now."""
         found = services.check_server(actor, server_id=server.pk)
-        took = f" It took {milliseconds(found.latency_ms)}." if found.latency_ms is not None else ""
+        said = f" It took {milliseconds(found.latency_ms)}." if found.latency_ms is not None else ""
         if found.health != "healthy":
             raise ServiceError(f"{server} is {found.get_health_display().lower()}: {found.message}")
-        return f"{server} is healthy.{took}"
+        return f"{server} is healthy.{said}"
 
     @deed(
         "Enable",

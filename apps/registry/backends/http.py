@@ -7,33 +7,27 @@ credentials and the request's id. Nothing of the caller travels.
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 
-from apps.core import egress, logs
+from apps.core import budget, egress
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, ServiceError, TooLarge
-from apps.registry.backends import masking, wire
+from apps.registry.backends import masking, web, wire
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, UpstreamError
 
 FAREWELL_SECONDS = 2.0
 MAX_REFUSAL_BYTES = 65_536
 MAX_REPLIES_AT_ONCE = 16
 SHORTEST_RESUME_SECONDS = 0.1
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z", re.ASCII)
 _VISIBLE = re.compile(r"[\x21-\x7e]{1,1024}\Z", re.ASCII)
-_MEDIA_TYPE = re.compile(r"(?:application|audio|image|multipart|text|video)/[a-z0-9.+-]{1,40}\Z", re.ASCII)
 _MILLISECONDS = re.compile(r"[0-9]{1,6}\Z", re.ASCII)
 # Reference servers answer 400, not the 404 of the specification, to a session that they do not know.
 _SESSION_UNKNOWN = re.compile(rb"session|not initialized", re.IGNORECASE)
-_OK, _ACCEPTED, _BAD_REQUEST, _NOT_FOUND = 200, 202, 400, 404
-_REDIRECTS = (301, 302, 303, 307, 308)
-_CREDENTIALS_REFUSED = (401, 403)
-_NO_ENDPOINT = (404, 405)
-_BUSY_OR_DOWN = (429, 502, 503, 504)
+_OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
 
 
 class _SessionOver(Exception):
@@ -56,16 +50,6 @@ class _Place:
 
     last_id: str = ""
     retry_seconds: float = 1.0
-
-
-@dataclass(slots=True)
-class Event:
-    """One event of a stream."""
-
-    kind: str = "message"
-    id: str | None = None
-    retry: str | None = None
-    data: list[bytes] = field(default_factory=list)
 
 
 class StreamableHttp:
@@ -190,10 +174,7 @@ class StreamableHttp:
         return found
 
     def _headers_of(self, method: str, params: Mapping[str, Any] | None, voice: _Voice) -> dict[str, str]:
-        headers = dict(voice.headers)
-        request_id = logs.request_id.get()
-        if request_id and _REQUEST_ID.match(request_id):
-            headers["X-Request-Id"] = request_id
+        headers = {**voice.headers, **web.request_id_header()}
         if voice.meta is not None:
             headers["Mcp-Method"] = method
             name = (params or {}).get(wire.NAMED_BY.get(method, ""))
@@ -206,7 +187,7 @@ class StreamableHttp:
     async def _message(self, response: Any, number: int, voice: _Voice, deadline: float) -> dict[str, Any]:
         if response.status != _OK:
             return await self._refusal(response, voice)
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        kind = web.media_type(response)
         if kind == "application/json":
             message = wire.decode(await egress.read_limited(response, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES))
             wire.check_id(message, number)
@@ -214,7 +195,7 @@ class StreamableHttp:
         if kind == "text/event-stream":
             return await self._streamed(response, number, voice, deadline)
         raise BackendError(
-            f"{self._route.slug} answers with {kind if _MEDIA_TYPE.match(kind) else 'no content type'} instead of JSON."
+            f"{self._route.slug} answers with {kind or 'no content type'} instead of JSON."
             " Check that the URL is that of its MCP endpoint."
         )
 
@@ -223,7 +204,7 @@ class StreamableHttp:
         status: int = response.status
         if voice.session_id and status == _NOT_FOUND:
             raise _SessionOver
-        if status >= _BAD_REQUEST and status not in _CREDENTIALS_REFUSED:
+        if status >= _BAD_REQUEST and status not in web.CREDENTIALS_REFUSED:
             with suppress(TooLarge, BackendError):
                 body = await egress.read_limited(response, limit_bytes=MAX_REFUSAL_BYTES)
                 if voice.session_id and status == _BAD_REQUEST and _SESSION_UNKNOWN.search(body):
@@ -231,7 +212,7 @@ class StreamableHttp:
                 message = wire.decode(body)
                 if isinstance(message.get("error"), dict) and "result" not in message:
                     return message
-        raise HttpRefusal(status, f"{self._route.slug} {_refusal_text(status)}")
+        raise HttpRefusal(status, f"{self._route.slug} {web.refusal_text(status)}")
 
     # Streams -----------------------------------------------------------------------------------------------------
 
@@ -253,20 +234,21 @@ class StreamableHttp:
         return message
 
     async def _read_stream(self, response: Any, number: int, place: _Place) -> dict[str, Any] | None:
-        chunks = response.content.iter_any()
-        async with aclosing(events(chunks, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES)) as stream:
+        chunks, share = egress.counted(response.content.iter_any()), budget.current()
+        held = share.size if share else 0
+        async with aclosing(web.events(chunks, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES)) as stream:
             async for event in stream:
                 place.last_id = place.last_id if event.id is None else event.id
                 place.retry_seconds = _seconds(event.retry, place.retry_seconds)
                 text = b"\n".join(event.data)
-                if not text or event.kind != "message":
-                    continue
-                message = wire.decode(text)
+                message = wire.decode(text) if text and event.kind == "message" else {}
                 if wire.is_request(message):
                     self._reply(message)
                 if wire.is_response(message):
                     wire.check_id(message, number)
                     return message
+                if share is not None:
+                    share.back_to(held)
         return None
 
     # Beside the exchange -----------------------------------------------------------------------------------------
@@ -308,57 +290,12 @@ def _voice(route: ServerRoute, version: str, session_id: str = "") -> _Voice:
     return _Voice(version, session_id, wire.modern_meta() if version == wire.MODERN else None, headers)
 
 
-def _refusal_text(status: int) -> str:
-    if status in _CREDENTIALS_REFUSED:
-        return f"refuses our credentials (HTTP {status}). Add or replace the credential of this server."
-    if status in _REDIRECTS:
-        return f"redirects to another address (HTTP {status}), which is not followed. Register its final URL."
-    if status in _NO_ENDPOINT:
-        return f"has no MCP endpoint at this URL (HTTP {status}). Check the path of the URL."
-    if status in _BUSY_OR_DOWN:
-        return f"is busy or down (HTTP {status}). Try again in a moment."
-    if status == _ACCEPTED:
-        return "accepted a request and gave no answer."
-    return f"answered with HTTP {status}."
-
-
 def _deadline(seconds: float) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
 def _remaining(deadline: float) -> float:
     return max(round(deadline - asyncio.get_running_loop().time(), 3), 0.001)
-
-
-async def events(chunks: AsyncIterator[bytes], *, limit_bytes: int) -> AsyncGenerator[Event, None]:
-    """The events of a `text/event-stream`; raises TooLarge as soon as one is longer than the limit."""
-    lines = wire.Lines(limit_bytes)
-    event, size = Event(), 0
-    async for chunk in chunks:
-        for line in lines.feed(chunk):
-            size += 1 if isinstance(line, wire.LongLine) else len(line) + 1
-            if isinstance(line, wire.LongLine) or size > limit_bytes:
-                raise TooLarge("An event of the stream is too long.")
-            if line:
-                _add_field(event, line)
-                continue
-            yield event
-            event, size = Event(), 0
-        if lines.is_too_long:
-            raise TooLarge("An event of the stream is too long.")
-
-
-def _add_field(event: Event, line: bytes) -> None:
-    name, _, value = line.partition(b":")
-    value = value.removeprefix(b" ")
-    if name == b"data":
-        event.data.append(value)
-    elif name == b"event":
-        event.kind = value.decode("utf-8", "replace")
-    elif name == b"id":
-        event.id = value.decode("utf-8", "replace")
-    elif name == b"retry":
-        event.retry = value.decode("utf-8", "replace")
 
 
 def _seconds(milliseconds: str | None, default: float) -> float:

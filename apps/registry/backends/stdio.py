@@ -26,6 +26,7 @@ from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidI
 from apps.core.logs import redact
 from apps.registry.backends import commands, masking, processes, wire
 from apps.registry.backends.base import Hello, ServerRoute
+from apps.registry.backends.restarts import restarts
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Stdio:
         self._home = ""
         self._trouble = ""
         self._numbers = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._pending: dict[int, asyncio.Future[wire.Heard]] = {}
         self._garbage_lines = 0
         self._stderr = b""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,13 +89,13 @@ class Stdio:
     ) -> dict[str, Any]:
         """Make one request; others may be under way."""
         number = next(self._numbers)
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[wire.Heard] = asyncio.get_running_loop().create_future()
         body = wire.encode_request(number, method, params, self._meta)
         self._pending[number] = future
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._write(body)
-                message = await future
+                message = (await future).counted()
         except TimeoutError as error:
             self._tell_cancelled(number, method)
             self._check_reading()
@@ -143,6 +144,7 @@ class Stdio:
             commands.check_env(self._route.env)
         except InvalidInput as error:
             raise BackendDown(f"{self._route.slug} may not be started. {error.message}") from error
+        restarts.check(self._route)
         self._home = tempfile.mkdtemp(prefix="gatehouse-stdio-")
         environment = {"LANG": "C.UTF-8", **self._route.env, "HOME": self._home, "PATH": SEARCH_PATH}
         try:
@@ -238,9 +240,9 @@ class Stdio:
         if wire.is_request(message):
             self._write_quietly(wire.encode_reply(message))
         elif wire.is_response(message):
-            self._answer(message.get("id"), message)
+            self._answer(message.get("id"), wire.Heard(message, len(line)))
 
-    def _answer(self, number: Any, outcome: dict[str, Any] | BackendError) -> None:
+    def _answer(self, number: Any, outcome: wire.Heard | BackendError) -> None:
         """Hand an answer to whoever waits for it; one that nobody waits for came too late or was never asked."""
         future = self._pending.get(number) if type(number) is int else None
         if future is None or future.done():
@@ -296,6 +298,8 @@ class Stdio:
 
     def _give_up(self, trouble: str) -> None:
         """No request can succeed any more: say so to those who wait, and end what is left."""
+        if not self._trouble and self._is_open:
+            restarts.count(self._route, trouble)
         self._trouble = self._trouble or trouble
         for number in list(self._pending):
             self._answer(number, BackendDown(self._trouble))

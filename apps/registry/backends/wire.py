@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import orjson
 from django.conf import settings
 
+from apps.core import budget
 from apps.core.doors import has_too_many_values
 from apps.core.errors import BackendError, BackendTimeout, TooLarge
 from apps.registry.backends.base import Hello, HttpRefusal, ParamHeaders, UpstreamError
@@ -51,7 +52,7 @@ async def agree(ask: Ask, known: str = "") -> Hello:
     """
     if known in LEGACY_VERSIONS:
         try:
-            return await _initialize(ask)
+            return await initialize(ask)
         except (UpstreamError, HttpRefusal) as refusal:
             if not _may_speak_the_other_era(refusal):
                 raise
@@ -59,7 +60,7 @@ async def agree(ask: Ask, known: str = "") -> Hello:
         result = await ask("server/discover", {}, version=MODERN)
     except BackendTimeout:
         try:
-            return await _initialize(ask)
+            return await initialize(ask)
         except UpstreamError as error:
             if error.rpc_code != UNSUPPORTED_VERSION:
                 raise
@@ -68,13 +69,14 @@ async def agree(ask: Ask, known: str = "") -> Hello:
     except (UpstreamError, HttpRefusal) as refusal:
         if not _may_speak_the_other_era(refusal):
             raise
-        return await _initialize(ask)
+        return await initialize(ask)
     if MODERN in _texts(result.get("supportedVersions")):
         return _hello(MODERN, result, _mapping(_mapping(result.get("_meta")).get(META + "serverInfo")))
-    return await _initialize(ask)
+    return await initialize(ask)
 
 
-async def _initialize(ask: Ask) -> Hello:
+async def initialize(ask: Ask) -> Hello:
+    """Begin a session of the older era; the server chooses its revision."""
     asked = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": client_info()}
     result = await ask("initialize", asked, version="")
     version = result.get("protocolVersion")
@@ -207,6 +209,21 @@ def check_id(message: Mapping[str, Any], number: int) -> None:
     answered = message.get("id")
     if type(answered) is not int or answered != number:
         raise BackendError("The server answered a question that was not asked.")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An answer that came on a connection which requests share, and how long it was."""
+
+    message: dict[str, Any]
+    size: int
+
+    def counted(self) -> dict[str, Any]:
+        """The answer, counted into what is held for whoever takes it."""
+        share = budget.current()
+        if share is not None:
+            share.take(self.size)
+        return self.message
 
 
 # Headers of the 2026 era -----------------------------------------------------------------------------------------

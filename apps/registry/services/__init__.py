@@ -3,6 +3,7 @@
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, Upstream, UpstreamError
 from apps.registry.backends.masking import secrets_of, without_secrets
 from apps.registry.backends.wire import MODERN
+from apps.registry.schemas import BreakerOut
 from apps.registry.services.capabilities import (
     approve_capability,
     describe_changes,
@@ -14,9 +15,7 @@ from apps.registry.services.checks import (
     check_due_servers,
     check_server,
     count_failing_critical_servers,
-    get_health,
     list_checks,
-    uptime_of,
 )
 from apps.registry.services.connection import Step, describe_connection, test_connection
 from apps.registry.services.credentials import add_credential, list_credentials, remove_credential
@@ -26,6 +25,7 @@ from apps.registry.services.discovery import (
     register_and_discover,
     start_discovery,
 )
+from apps.registry.services.history import get_health, uptime_of
 from apps.registry.services.operators import ServerState, list_server_states, unused_allowances
 from apps.registry.services.routes import (
     Catalogue,
@@ -50,6 +50,7 @@ from apps.registry.services.servers import (
 
 __all__ = [
     "MODERN",
+    "BreakerOut",
     "Catalogue",
     "CatalogueTool",
     "Hello",

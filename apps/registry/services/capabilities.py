@@ -69,7 +69,8 @@ def approve_capability(actor: Actor, *, capability_id: UUID, digest: str = "") -
     get_capability(actor, capability_id=capability_id)
     actor.require("server.approve")
     with transaction.atomic():
-        capability: Capability = Capability.objects.select_for_update().get(pk=capability_id)
+        # allowed: the actor has just been shown it
+        capability: Capability = Capability.objects.select_for_update(no_key=True).get(pk=capability_id)
         if digest and digest != capability.digest:
             raise Conflict("The definition has changed since you looked at it. Look at it again.")
         if capability.removed_at:
@@ -79,7 +80,7 @@ def approve_capability(actor: Actor, *, capability_id: UUID, digest: str = "") -
         changes = describe_changes(capability)
         capability.approve()
         capability.store(update_fields=["approved_digest", "approved_definition", "updated_at"])
-        audit.record(actor, "capability.approved", _subject(capability), details={"changes": changes})
+        audit.record(actor, "capability.approved", capability, details={"changes": changes})
         auth.raise_revision(capability.organization_id)
     return capability
 
@@ -95,6 +96,7 @@ def update_capability(actor: Actor, *, capability_id: UUID, **changes: Any) -> C
     if not changes:
         return capability
     _check_scopes(changes.get("required_scopes", ()))
+    told = audit.what_changes(capability, changes)
     for field, value in changes.items():
         setattr(capability, field, value)
     with transaction.atomic():
@@ -103,7 +105,7 @@ def update_capability(actor: Actor, *, capability_id: UUID, **changes: Any) -> C
             capability.public_name = capability.alias or _own_name(capability)
         # Only what staff decide is saved: a discovery may have brought another definition meanwhile.
         capability.store(update_fields=[*changes, "public_name", "updated_at"])
-        audit.record(actor, "capability.updated", _subject(capability), details=changes)
+        audit.record(actor, "capability.updated", capability, details={"changes": told})
         auth.raise_revision(capability.organization_id)
     return capability
 
@@ -143,7 +145,3 @@ def _check_scopes(scopes: Any) -> None:
     unknown = [scope for scope in scopes if scope not in auth.known_permissions()]
     if unknown:
         raise InvalidInput.for_field("required_scopes", f"There is no permission {str(unknown[0])[:60]!r}.")
-
-
-def _subject(capability: Capability) -> str:
-    return f"capability:{capability.public_name}"

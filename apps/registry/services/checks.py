@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from queue import SimpleQueue
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count, F, Q
 from django.utils import timezone
 
 from apps.audit import services as audit
@@ -22,7 +23,7 @@ from apps.core.schemas import Page, PageQuery, page_of
 from apps.registry.backends.base import ServerRoute, UpstreamError
 from apps.registry.backends.wire import MODERN
 from apps.registry.models import Health, HealthCheck, Server
-from apps.registry.schemas import HealthOut, Uptime
+from apps.registry.services.history import add_to_hour
 from apps.registry.services.reading import run_short
 from apps.registry.services.routes import connect, route_of
 from apps.registry.services.servers import get_server
@@ -30,10 +31,13 @@ from apps.registry.services.servers import get_server
 logger = logging.getLogger(__name__)
 
 CHECKS_AT_ONCE = 8
+CHECKS_OF_ONE_ORGANIZATION = 4
 MOST_IN_A_ROUND = 200
-KEPT_DAYS = 31
+ROUND_SECONDS = 30.0
+"""A round begins no check later than this; who then still waits is due in the next round."""
 LONGEST_ON_DEMAND_SECONDS = 30.0
 LONGEST_SECONDS = 120.0
+CLAIM_SECONDS = ROUND_SECONDS + LONGEST_SECONDS + 10
 SLOW_SHARE = 0.5
 """A check that takes more than this share of its time limit counts as degraded."""
 
@@ -67,16 +71,22 @@ def check_server(actor: Actor, *, server_id: UUID) -> HealthCheck:
 
 
 def check_due_servers() -> int:
-    """Look at every server whose time has come, several at once; returns how many."""
+    """Look at the servers whose time has come, several at once; returns how many.
+
+    Rounds may overlap, for a server that hangs takes its time. An organisation is in one round at a time and has its
+    share of it, so that its servers that hang hold one worker and nobody else's checks.
+    """
     due = _claim_due(timezone.now())
-    plans = [_plan_of(server) for server in due]
-    findings = run_short(lambda: _check_all([plan for plan in plans if isinstance(plan, _Plan)]))
-    for server, plan in zip(due, plans, strict=True):
-        finding = findings.pop(0) if isinstance(plan, _Plan) else plan
+    for server, finding in _findings(due):
+        claimed = Server.objects.filter(pk=server.pk)
+        if finding is None:
+            claimed.update(checking_until=None, check_due_at=server.check_due_at)
+            continue
         try:
             _note(system_actor(server.organization_id), server, finding)
         except NotFound:
             logger.info("server %s was deleted while it was checked", server.slug)
+        claimed.update(checking_until=None)
     return len(due)
 
 
@@ -86,52 +96,44 @@ def list_checks(actor: Actor, *, server_id: UUID, page: PageQuery) -> Page:
     return page_of(HealthCheck.objects.for_org(actor.organization_id).filter(server=server), page)
 
 
-def get_health(actor: Actor, *, server_id: UUID) -> HealthOut:
-    """How a server fares, and has fared."""
-    server = get_server(actor, server_id=server_id)
-    return HealthOut(
-        health=Health(server.health), message=server.health_message, latency_ms=server.latency_ms,
-        consecutive_failures=server.consecutive_failures, failing_since=server.failing_since,
-        checked_at=server.checked_at, uptime=uptime_of(server),
-    )  # fmt: skip
-
-
-def uptime_of(server: Server) -> Uptime:
-    """The share of passed checks over a day, a week and a month."""
-    now = timezone.now()
-    windows = {"last_24_hours": 1, "last_7_days": 7, "last_30_days": 30}
-    counts: dict[str, Any] = {}
-    for name, days in windows.items():
-        within = Q(at__gte=now - timedelta(days=days))
-        counts[f"{name}_all"] = Count("pk", filter=within)
-        counts[f"{name}_good"] = Count("pk", filter=within & ~Q(health=Health.UNHEALTHY))
-    rows = HealthCheck.objects.filter(server=server, at__gte=now - timedelta(days=30))
-    found = rows.order_by().aggregate(**counts)
-    return Uptime(**{name: _percentage(found[f"{name}_good"], found[f"{name}_all"]) for name in windows})
-
-
 def count_failing_critical_servers() -> int:
     """How many critical servers, of all organisations, failed their last check."""
     return Server.objects.usable().filter(is_critical=True, health=Health.UNHEALTHY).count()
 
 
-def _percentage(good: int, total: int) -> float | None:
-    return round(100 * good / total, 3) if total else None
-
-
 def _claim_due(now: datetime) -> list[Server]:
     """The servers whose time has come; another process that looks at the same moment finds them taken."""
-    rows = Server.objects.present().filter(is_enabled=True, organization__is_active=True)
-    due = [
-        server
-        for server in rows.order_by(F("checked_at").asc(nulls_first=True))
-        if server.checked_at is None or server.checked_at + timedelta(seconds=server.check_interval_seconds) <= now
-    ]
-    return [
-        server
-        for server in due[:MOST_IN_A_ROUND]
-        if Server.objects.filter(pk=server.pk, checked_at=server.checked_at).update(checked_at=now)
-    ]
+    busy = Server.objects.filter(checking_until__gt=now).values_list("organization_id", flat=True).distinct()
+    due = Server.objects.due(now).exclude(organization_id__in=list(busy))[:MOST_IN_A_ROUND]
+    return [server for server in due if _claim(server, now)]
+
+
+def _claim(server: Server, now: datetime) -> bool:
+    taken = Server.objects.filter(pk=server.pk, check_due_at=server.check_due_at)
+    return bool(
+        taken.update(
+            check_due_at=now + timedelta(seconds=server.check_interval_seconds),
+            checking_until=now + timedelta(seconds=CLAIM_SECONDS),
+        )
+    )
+
+
+def _findings(servers: Sequence[Server]) -> Iterator[tuple[Server, _Finding | None]]:
+    """How the checks went, each as soon as it is known; nothing for a server that the round did not come to."""
+    found: SimpleQueue[tuple[Server, _Finding | None] | None] = SimpleQueue()
+    plans = []
+    for server in servers:
+        plan = _plan_of(server)
+        if isinstance(plan, _Plan):
+            plans.append(plan)
+        else:
+            found.put((server, plan))
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="checks") as pool:
+        checking = pool.submit(run_short, lambda: _check_all(plans, found.put))
+        checking.add_done_callback(lambda _: found.put(None))
+        while (each := found.get()) is not None:
+            yield each
+        checking.result()
 
 
 def _plan_of(server: Server) -> _Plan | _Finding:
@@ -143,14 +145,17 @@ def _plan_of(server: Server) -> _Plan | _Finding:
     return _Plan(server, route, server.check_retries)
 
 
-async def _check_all(plans: Sequence[_Plan]) -> list[_Finding]:
+async def _check_all(plans: Sequence[_Plan], tell: Callable[[tuple[Server, _Finding | None]], None]) -> None:
+    began = time.monotonic()
     slots = asyncio.Semaphore(CHECKS_AT_ONCE)
+    shares = defaultdict[UUID, asyncio.Semaphore](lambda: asyncio.Semaphore(CHECKS_OF_ONE_ORGANIZATION))
 
-    async def check(plan: _Plan) -> _Finding:
-        async with slots:
-            return await _check_within(plan, LONGEST_SECONDS)
+    async def check(plan: _Plan) -> None:
+        async with shares[plan.server.organization_id], slots:
+            is_late = time.monotonic() - began > ROUND_SECONDS
+            tell((plan.server, None if is_late else await _check_within(plan, LONGEST_SECONDS)))
 
-    return list(await asyncio.gather(*(check(plan) for plan in plans)))
+    await asyncio.gather(*(check(plan) for plan in plans))
 
 
 async def _check_within(plan: _Plan, seconds: float) -> _Finding:
@@ -207,7 +212,8 @@ async def _try(route: ServerRoute) -> str:
 
 def _note(actor: Actor, before: Server, finding: _Finding) -> HealthCheck:
     with transaction.atomic():
-        server = Server.objects.select_for_update().present().filter(pk=before.pk).first()
+        # allowed: the row that was checked, held
+        server = Server.objects.select_for_update(no_key=True).present().filter(pk=before.pk).first()
         if server is None:
             raise NotFound("There is no such server.")
         now = timezone.now()
@@ -226,9 +232,10 @@ def _note(actor: Actor, before: Server, finding: _Finding) -> HealthCheck:
             consecutive_failures=server.consecutive_failures + 1 if failed else 0,
             failing_since=(server.failing_since or now) if failed else None,
             checked_at=now,
+            check_due_at=now + timedelta(seconds=server.check_interval_seconds),
             protocol_version=finding.protocol_version or server.protocol_version,
         )
-        HealthCheck.objects.filter(server=server, at__lt=now - timedelta(days=KEPT_DAYS)).delete()
+        add_to_hour(check)
         if changed:
             details = {"from": server.health, "to": finding.health, "message": message}
             audit.record(actor, "server.health_changed", server, details=details)

@@ -29,6 +29,7 @@ def add_credential(
     """Seal a secret and present it to the server with each request from now on."""
     server = get_server(actor, server_id=server_id)
     actor.require("server.write")
+    actor.require_confirmed()
     if server.transport == Transport.STDIO:
         raise InvalidInput.for_field("server", "A stdio server is given variables, not credentials.")
     _check(kind, secret, header, username)
@@ -40,7 +41,7 @@ def add_credential(
     with transaction.atomic():
         credential.secret_id = secrets.keep(actor, purpose=f"server:{server.slug}", plain=secret).id
         credential.store()
-        audit.record(actor, "credential.added", server, details={"kind": kind, "header": header})
+        audit.record(actor, "credential.added", server, details=_told(credential))
         auth.raise_revision(server.organization_id)
     return credential
 
@@ -58,6 +59,7 @@ def remove_credential(actor: Actor, *, credential_id: UUID, server_id: UUID | No
     if credential is None:
         raise NotFound("There is no such credential.")
     actor.require("server.write")
+    actor.require_confirmed()
     with transaction.atomic():
         destroy(actor, credential)
         auth.raise_revision(credential.organization_id)
@@ -65,15 +67,22 @@ def remove_credential(actor: Actor, *, credential_id: UUID, server_id: UUID | No
 
 def destroy(actor: Actor, credential: Credential) -> None:
     """Delete the row and its secret, in the caller's transaction."""
-    secret_id, server = credential.secret_id, credential.server
+    secret_id, server, told = credential.secret_id, credential.server, _told(credential)
     credential.delete()
     secrets.forget(actor, secret_id=secret_id)
-    audit.record(actor, "credential.removed", server, details={"kind": credential.kind, "header": credential.header})
+    audit.record(actor, "credential.removed", server, details=told)
 
 
 def headers_of(server: Server) -> dict[str, str]:
     """The headers that present a server's credentials, opened: they go to the server and nowhere else."""
     return {_header_of(credential): _value_of(credential) for credential in server.credentials.all()}
+
+
+def _told(credential: Credential) -> dict[str, str]:
+    """What the journal says of a credential: which it was, and how it travels; never what it is."""
+    return {
+        "id": str(credential.pk), "kind": credential.kind, "header": credential.header, "username": credential.username
+    }  # fmt: skip
 
 
 def _header_of(credential: Credential) -> str:

@@ -120,16 +120,19 @@ def list_discoveries(actor: Actor, *, server_id: UUID, page: PageQuery) -> Page:
 
 
 def _note_failure(server: Server, error: BackendError, seconds: float) -> None:
-    Discovery(
-        organization_id=server.organization_id, server=server, job_id=jobs.current_job_id(),
-        error=storable_text(error.message)[:LONGEST_ERROR], duration_ms=seconds * 1000,
-    ).store()  # fmt: skip
+    with transaction.atomic():
+        jobs.confirm()
+        Discovery(
+            organization_id=server.organization_id, server=server, job_id=jobs.current_job_id(),
+            error=storable_text(error.message)[:LONGEST_ERROR], duration_ms=seconds * 1000,
+        ).store()  # fmt: skip
 
 
 def _keep(actor: Actor, before: Server, reading: Reading, seconds: float) -> dict[str, Any]:
     hello = reading.hello
     with transaction.atomic():
-        server = Server.objects.select_for_update().present().filter(pk=before.pk).first()
+        # allowed: the row that was read, held
+        server = Server.objects.select_for_update(no_key=True).present().filter(pk=before.pk).first()
         if server is None or (server.url, server.command, server.env) != (before.url, before.command, before.env):
             raise NotFound("The server was changed or deleted while it was read. Discover it again.")
         outcome = _Outcome()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
+from django.conf import settings
+
 from apps.core import egress
 from apps.core.errors import InvalidInput
 from apps.registry.backends import commands
@@ -28,7 +30,7 @@ class ServerState:
     check_interval_seconds: int
     refusal: str
     entry: str
-    """The entry of GATEHOUSE_EGRESS_ALLOW or GATEHOUSE_STDIO_ALLOW that would allow it."""
+    """The entry of GATEHOUSE_EGRESS_ALLOW or GATEHOUSE_STDIO_ALLOW that would allow it; empty where one does."""
 
 
 def list_server_states() -> list[ServerState]:
@@ -60,7 +62,7 @@ def _state_of(server: Server) -> ServerState:
         checked_at=server.checked_at,
         check_interval_seconds=server.check_interval_seconds,
         refusal=_refusal_of(server),
-        entry=shlex.join(server.command) if is_child else _entry_of(server.url),
+        entry=_missing_entry(server.command) if is_child else _entry_of(server.url),
     )
 
 
@@ -73,6 +75,12 @@ def _refusal_of(server: Server) -> str:
     except InvalidInput as error:
         return error.message
     return ""
+
+
+def _missing_entry(command: list[str]) -> str:
+    """The command line as the operator would list it; empty where it is listed, and something else is wrong."""
+    is_listed = any(commands.matches(entry, command) for entry in settings.STDIO_ALLOW)
+    return "" if is_listed else shlex.join(command)
 
 
 def _entry_of(url: str) -> str:

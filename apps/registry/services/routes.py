@@ -1,7 +1,7 @@
 """The way to a server, and what agents may use there: all that the road needs, read once per revision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -60,14 +60,15 @@ def connect(route: ServerRoute) -> Upstream:
 
 def server_route(server_id: UUID) -> ServerRoute:
     """The way to a server, its credentials opened. It never leaves the process; raises NotFound."""
+    # allowed: the pool asks for servers of a catalogue, which is of one organisation
     server = Server.objects.present().filter(pk=server_id).first()
     if server is None:
         raise NotFound("This server does not exist any more.")
-    return route_of(server)
+    return replace(route_of(server), param_headers=_param_headers(server))
 
 
 def route_of(server: Server) -> ServerRoute:
-    """The way to a server at hand."""
+    """The way to a server at hand, to check or to read it: what only calls of its tools need is not read."""
     return ServerRoute(
         id=server.id,
         organization_id=server.organization_id,
@@ -84,7 +85,6 @@ def route_of(server: Server) -> ServerRoute:
         protocol_version=server.protocol_version,
         environment=server.environment,
         tags=tuple(server.tags),
-        param_headers=_param_headers(server),
     )
 
 

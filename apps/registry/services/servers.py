@@ -25,8 +25,9 @@ _CHANGEABLE = frozenset({
     "check_retries",
 })  # fmt: skip
 _FIXED = frozenset({"slug", "transport"})
+_NAMES_ONLY = frozenset({"env"})
 _REACHED_BY = ("url", "command", "env")
-_LEARNT = ("approved_at", "approved_by", "protocol_version", "checked_at")
+_LEARNT = ("approved_at", "approved_by", "protocol_version", "checked_at", "check_due_at")
 
 
 def register_server(
@@ -45,6 +46,7 @@ def register_server(
         raise InvalidInput("A server belongs to an organisation. Choose one, by REST in the header X-Organization.")
     if transport == Transport.STDIO:
         actor.require_platform_admin()
+        actor.require_confirmed()
         limits.setdefault("check_interval_seconds", STDIO_CHECK_SECONDS)
     server = Server(
         organization_id=actor.organization_id, name=name, slug=slug, transport=transport, url=url,
@@ -55,7 +57,8 @@ def register_server(
     _check_tags(server.tags)
     with transaction.atomic():
         server.store()
-        audit.record(actor, "server.registered", server, details=_reach(server))
+        made = audit.made_with(server, {*_CHANGEABLE, *_FIXED}, names_only=_NAMES_ONLY)
+        audit.record(actor, "server.registered", server, details={**_reach(server), "changes": made})
     return server
 
 
@@ -82,16 +85,21 @@ def update_server(actor: Actor, *, server_id: UUID, **changes: Any) -> Server:
     actor.require("server.write")
     if server.transport == Transport.STDIO:
         actor.require_platform_admin()
+        actor.require_confirmed()
     changes = _real_changes(server, changes)
     if not changes:
         return server
     old_url = server.url
+    told = audit.what_changes(server, changes, names_only=_NAMES_ONLY)
     for field, value in changes.items():
         setattr(server, field, value)
     _check_reach(server)
     _check_tags(server.tags)
     # Only what changes is saved: an approval that somebody takes back meanwhile must not come back with a new name.
     touched = {*changes, "updated_at"}
+    if "check_interval_seconds" in changes:
+        server.check_due_at = timezone.now()
+        touched.add("check_due_at")
     with transaction.atomic():
         if any(field in changes for field in _REACHED_BY):
             _become_unknown(actor, server)
@@ -99,7 +107,8 @@ def update_server(actor: Actor, *, server_id: UUID, **changes: Any) -> Server:
         server.store(update_fields=touched)
         if _origin(old_url) != _origin(server.url):
             _destroy_credentials(actor, server)
-        audit.record(actor, "server.updated", server, details={"fields": sorted(changes), **_reach(server)})
+        said = {"fields": sorted(changes), **_reach(server), "changes": told}
+        audit.record(actor, "server.updated", server, details=said)
         auth.raise_revision(server.organization_id)
     return server
 
@@ -125,6 +134,7 @@ def restore_server(actor: Actor, *, server_id: UUID) -> Server:
         raise NotFound("There is no deleted server by that id.")
     if server.transport == Transport.STDIO:
         actor.require_platform_admin()
+        actor.require_confirmed()
     deleted_at = server.deleted_at
     with transaction.atomic():
         server.deleted_at, server.approved_at, server.approved_by = None, None, ""
@@ -142,6 +152,8 @@ def approve_server(actor: Actor, *, server_id: UUID) -> Server:
     """
     server = get_server(actor, server_id=server_id)
     actor.require("server.approve")
+    if server.transport == Transport.STDIO:
+        actor.require_confirmed()
     with transaction.atomic():
         server = _locked(server)
         waiting = [row for row in Capability.objects.present().filter(server=server) if not row.is_approved]
@@ -192,17 +204,22 @@ def _switch(actor: Actor, server_id: UUID, *, is_enabled: bool) -> Server:
     actor.require("server.write")
     if server.is_enabled == is_enabled:
         return server
+    told = audit.what_changes(server, {"is_enabled": is_enabled})
     with transaction.atomic():
         server.is_enabled = is_enabled
         server.store(update_fields=["is_enabled", "updated_at"])
-        audit.record(actor, "server.enabled" if is_enabled else "server.disabled", server)
+        audit.record(actor, "server.enabled" if is_enabled else "server.disabled", server, details={"changes": told})
         auth.raise_revision(server.organization_id)
     return server
 
 
 def _locked(server: Server) -> Server:
-    """The row as it is now, held until the transaction ends."""
-    locked: Server = Server.objects.select_for_update().get(pk=server.pk)
+    """The row as it is now, held until the transaction ends.
+
+    Rows that refer to it can still be made (`no_key`): whoever makes one holds the journal, for which we may wait.
+    """
+    # allowed: the row that the actor has been given, held
+    locked: Server = Server.objects.select_for_update(no_key=True).get(pk=server.pk)
     return locked
 
 
@@ -273,6 +290,7 @@ def _become_unknown(actor: Actor, server: Server) -> None:
     if server.is_approved:
         audit.record(actor, "server.approval_revoked", server, details={"because": "it is reached in another way now"})
     server.approved_at, server.approved_by, server.protocol_version, server.checked_at = None, "", "", None
+    server.check_due_at = timezone.now()
 
 
 def _destroy_credentials(actor: Actor, server: Server) -> None:

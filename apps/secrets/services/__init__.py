@@ -5,6 +5,7 @@ that thing has been asked for its permission. No door shows a secret; `open_secr
 the value. The keys are the platform's.
 """
 
+from apps.secrets.models import PLATFORM
 from apps.secrets.services.keys import (
     check_sealing_keys,
     drop_older_keys,
@@ -16,6 +17,7 @@ from apps.secrets.services.values import LONGEST_BYTES, forget, keep, open_secre
 
 __all__ = [
     "LONGEST_BYTES",
+    "PLATFORM",
     "Batch",
     "check_sealing_keys",
     "count_by_key",

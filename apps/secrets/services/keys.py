@@ -28,6 +28,7 @@ _SAMPLES = 3
 def rotate_sealing_key(actor: Actor) -> int:
     """Let a new key seal from now on and return its number; older keys open what they sealed. Raises Conflict."""
     actor.require_platform_admin()
+    actor.require_confirmed()
     file = _file()
 
     def edit(text: str) -> str:
@@ -43,6 +44,7 @@ def rotate_sealing_key(actor: Actor) -> int:
 def drop_older_keys(actor: Actor) -> list[int]:
     """Throw away every kept key but the newest and say which; raises Conflict while a secret needs one of them."""
     actor.require_platform_admin()
+    actor.require_confirmed()
     file, newest = _file(), newest_key()
     waiting = Secret.objects.sealed_elsewise([newest]).count()
     if waiting:

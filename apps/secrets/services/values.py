@@ -17,6 +17,7 @@ LONGEST_BYTES = 65_536
 
 def keep(actor: Actor, *, purpose: str, plain: str) -> Secret:
     """Keep a value for the actor's organisation; raises InvalidInput when it is empty or too long."""
+    actor.require_confirmed()
     if actor.organization_id is None:
         raise InvalidInput("A secret belongs to an organisation. Name one.")
     _check(plain)
@@ -24,7 +25,7 @@ def keep(actor: Actor, *, purpose: str, plain: str) -> Secret:
     secret.value = _store(secret).put(plain, organization_id=secret.organization_id, secret_id=secret.id)
     with transaction.atomic():
         secret.store()
-        audit.record(actor, "secret.kept", _subject(secret))
+        audit.record(actor, "secret.kept", secret)
     return secret
 
 
@@ -36,12 +37,13 @@ def open_secret(secret_id: UUID, *, organization_id: UUID) -> str:
 
 def replace(actor: Actor, *, secret_id: UUID, plain: str) -> Secret:
     """Put another value in the place of the old one."""
+    actor.require_confirmed()
     secret = _find(secret_id, actor.organization_id)
     _check(plain)
     secret.value = _store(secret).put(plain, organization_id=secret.organization_id, secret_id=secret.id)
     with transaction.atomic():
         secret.store(update_fields=["value", "updated_at"])
-        audit.record(actor, "secret.replaced", _subject(secret))
+        audit.record(actor, "secret.replaced", secret)
     return secret
 
 
@@ -50,7 +52,7 @@ def forget(actor: Actor, *, secret_id: UUID) -> None:
     secret = _find(secret_id, actor.organization_id)
     with transaction.atomic():
         Secret.objects.filter(pk=secret.pk).delete()
-        audit.record(actor, "secret.forgotten", _subject(secret))
+        audit.record(actor, "secret.forgotten", secret)
     _store(secret).forget(secret.value, organization_id=secret.organization_id, secret_id=secret.id)
 
 
@@ -69,7 +71,3 @@ def _store(secret: Secret) -> SecretStore:
 def _check(plain: str) -> None:
     if not plain or len(plain.encode()) > LONGEST_BYTES:
         raise InvalidInput.for_field("secret", f"A secret has between 1 and {LONGEST_BYTES} bytes.")
-
-
-def _subject(secret: Secret) -> str:
-    return f"secret:{secret.purpose}"

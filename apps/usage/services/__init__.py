@@ -1,17 +1,40 @@
-"""The verbs of usage: record a call off the hot path, read calls and their figures."""
+"""The verbs of usage: record a call off the hot path, add calls up, read calls and their figures."""
 
-from apps.usage.services.figures import Summary, latest_denials, list_events, summarize
+from apps.usage.services.figures import (
+    SPANS,
+    Busy,
+    Figures,
+    Overview,
+    Point,
+    Span,
+    busiest_tools,
+    has_been_called,
+    latest_denials,
+    list_events,
+    look_back,
+)
+from apps.usage.services.rollups import Rebuilt, rebuild_rollups, reconcile
 from apps.usage.services.writer import Backlog, backlog, flush, record_call, start_writer, stop_writer
 
 __all__ = [
+    "SPANS",
     "Backlog",
-    "Summary",
+    "Busy",
+    "Figures",
+    "Overview",
+    "Point",
+    "Rebuilt",
+    "Span",
     "backlog",
+    "busiest_tools",
     "flush",
+    "has_been_called",
     "latest_denials",
     "list_events",
+    "look_back",
+    "rebuild_rollups",
+    "reconcile",
     "record_call",
     "start_writer",
     "stop_writer",
-    "summarize",
 ]

@@ -27,6 +27,7 @@ from apps.core.doors import storable_text
 from apps.core.ids import new_id
 from apps.core.logs import request_id
 from apps.usage.models import UsageEvent
+from apps.usage.services.rollups import add_to_rollups
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class _Writer:
 
 def _insert(batch: list[_Call]) -> None:
     with transaction.atomic():
-        UsageEvent.objects.bulk_create([call.row() for call in batch])
+        add_to_rollups(UsageEvent.objects.bulk_create([call.row() for call in batch]))
 
 
 _writer = _Writer()

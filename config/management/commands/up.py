@@ -1,4 +1,4 @@
-"""`manage.py up`: everything in one process, on embedded defaults."""
+"""`manage.py up`: everything in one process, on embedded defaults, or one role of a grown installation."""
 
 import contextlib
 import fcntl
@@ -11,10 +11,11 @@ import shlex
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
-import urllib.request
+import urllib.request  # allowed: it asks this installation alone whether it is ready
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,16 +24,20 @@ from typing import Any
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connection
+from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from apps.core.errors import ServiceError
 from apps.secrets import services as secrets
+from config import roles
 from config.env import BASE_DIR
 from config.management.commands.demo import Demo, make_demo
+from config.management.commands.migrate import alone_as_web
+from config.waiting import wait_for_parts
 
-DRAIN_SECONDS = 6
-STOP_SECONDS = 9.0
+DRAIN_SECONDS = {"all": 6, "web": 30}
+"""How long connections may take to end after a signal. Somebody waits for `all` at a terminal, nobody for a role."""
+CUT_SECONDS = 3.0
 READY_SECONDS = 60.0
 PARENT_SECONDS = 0.5
 ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
@@ -41,7 +46,7 @@ ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
 class Command(BaseCommand):
     """Start the platform and serve it until SIGINT or SIGTERM."""
 
-    help = "Start everything in one process: the web server, a worker and the schedule."
+    help = "Start everything in one process (the web server, a worker and the schedule), or one of them with --role."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -49,36 +54,54 @@ class Command(BaseCommand):
         parser.add_argument("--host", help="The address to listen on (GATEHOUSE_HOST).")
         parser.add_argument("--port", help="The port to listen on (GATEHOUSE_PORT).")
         parser.add_argument("--data", type=Path, help="The folder for everything that is kept (GATEHOUSE_DATA).")
-        parser.add_argument("--no-demo", action="store_true", help="Do not make the demo organisation.")
+        parser.add_argument("--no-demo", action="store_true", help="Do not make the demo organisation; roles never do.")
+        parser.add_argument(
+            "--role", choices=["all", *roles.ROLES], default="all",
+            help="One part of a grown installation: web, worker or beat. Unset: all of them in one process.",
+        )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Start, say where things are, serve, stop."""
+        role: str = options["role"]
         os.umask(0o077)
         signal.signal(signal.SIGTERM, _end)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+        if role != "all":
+            roles.check_addresses(role)
         with contextlib.ExitStack() as held:
-            held.enter_context(only_one(settings.DATA_DIR))
-            listener = held.enter_context(listening(settings.ENV.host, settings.ENV.port))
-            migrate()
-            check_keys()
-            demo = None if options["no_demo"] else make_demo()
+            listener = None
+            if role in DRAIN_SECONDS:
+                held.enter_context(only_one(settings.DATA_DIR))
+                listener = held.enter_context(listening(settings.ENV.host, settings.ENV.port))
+            wait_for_parts(role, self.stderr.write)
+            prepare_database()
             with contextlib.suppress(KeyboardInterrupt):
-                self.serve(listener, demo)
+                if listener is None:
+                    roles.run(role, self.stdout)
+                    return
+                held.enter_context(alone_as_web())
+                demo = make_demo() if role == "all" and not options["no_demo"] else None
+                self.serve(role, listener, demo)
 
-    def serve(self, listener: socket.socket, demo: Demo | None) -> None:
-        """Run server, worker and beat until a signal comes; nothing of them is left afterwards."""
+    def serve(self, role: str, listener: socket.socket, demo: Demo | None) -> None:
+        """Serve until a signal comes, with a worker and a beat where everything is one; nothing is left afterwards."""
         from config.background import Background, ensure_schedules
 
-        ensure_schedules()
-        background = Background()
-        server = web_server(background)
-        background.start()
+        background = None
+        if role == "all":
+            ensure_schedules()
+            background = Background()
+        server = web_server(background, DRAIN_SECONDS[role])
+        connections.close_all()  # this thread needs none any more
+        if background:
+            background.start()
         listen_to_make()
         threading.Thread(target=self.announce, args=(demo,), name="announcer", daemon=True).start()
         try:
             server.run(sockets=[listener])
         finally:
-            background.stop(seconds=1.0)
+            if background:
+                background.stop(seconds=1.0)
 
     def announce(self, demo: Demo | None) -> None:
         """Wait until `/ready` answers 200, then say where everything is."""
@@ -93,21 +116,38 @@ class Command(BaseCommand):
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the data folder: embedded, its caches and sessions live in one process."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Hold the data folder: without Redis, sessions live in one web process. With it, several share the folder."""
+    refuse_unwritable(folder)
+    is_shared = bool(settings.ENV.redis_url)
     with (folder / "up.lock").open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
             raise CommandError(
                 f"Gatehouse runs on {folder} already, as process {lock.read().strip() or 'unknown'}."
                 " Stop it, or name another folder with --data."
+                " Several web processes need REDIS_URL, set for each of them."
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise CommandError unless files can be made in the folder, and in the database's place."""
+    database = connection.settings_dict["NAME"] if connection.vendor == "sqlite" else None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in {folder, Path(database).parent} if database else {folder}:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+    except OSError as error:
+        raise CommandError(
+            f"The data folder {folder} cannot be written: {(error.strerror or str(error)).lower()}."
+            " Make it writable for the user that runs Gatehouse, make room, or name another folder with --data."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -133,6 +173,19 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def prepare_database() -> None:
+    """Bring the database up to date and see that our keys open what it holds."""
+    try:
+        migrate()
+        check_keys()
+    except DatabaseError as error:
+        place = connection.settings_dict["NAME"]
+        raise CommandError(
+            f"The database {place} cannot be used: {str(error).strip().splitlines()[0]}."
+            f" It must belong to the user that runs Gatehouse. More: {sys.executable} {BASE_DIR / 'manage.py'} doctor"
+        ) from error
+
+
 def migrate() -> None:
     """Bring the database up to date, if it is not."""
     executor = MigrationExecutor(connection)
@@ -148,28 +201,29 @@ def check_keys() -> None:
         raise CommandError(f"Gatehouse cannot start.\n{error.message}") from error
 
 
-def web_server(background: Any) -> Any:
+def web_server(background: Any, drain_seconds: int) -> Any:
     """The web server of one process; a signal tells the background to stop while connections drain."""
     import uvicorn
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             super().handle_exit(sig, frame)
-            background.ask_to_stop()
-            end_in_time()
+            if background:
+                background.ask_to_stop()
+            end_in(drain_seconds + CUT_SECONDS)
 
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
         "config.asgi:application", loop="uvloop", http="httptools", ws="websockets-sansio", lifespan="on",
         log_config=None, access_log=False, server_header=False, proxy_headers=False,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
     )  # fmt: skip
     return Server(config)
 
 
-def end_in_time() -> None:
+def end_in(seconds: float) -> None:
     """Whatever still runs some seconds after the signal is cut off: its rows say so, and it is run again."""
-    watchdog = threading.Timer(STOP_SECONDS, os._exit, args=[os.EX_OK])
+    watchdog = threading.Timer(seconds, os._exit, args=[os.EX_OK])
     watchdog.daemon = True
     watchdog.start()
 

@@ -1,0 +1,121 @@
+"""What this process holds about one server: the way to it, and the links that are open on it.
+
+A link is one opened upstream:
+
+- one for all callers of a server without sessions: a shared stdio process, or HTTP in revision 2026-07-28;
+- else one for each downstream session, closed with it or when idle;
+- else, for callers without sessions before a server with sessions, one for each key, for a short while.
+"""
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+
+from apps.core.errors import BackendError, BackendTimeout
+from apps.gateway.services.breaker import Breaker
+from apps.gateway.services.outages import Paused, is_outage
+from apps.registry import services as registry
+
+SESSION_IDLE_SECONDS = 300.0
+KEY_IDLE_SECONDS = 60.0
+HEALTHY_LIFE_SECONDS = 60.0
+MOST_DOUBLINGS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose call it is, as far as it decides which link may carry it."""
+
+    session_id: str | None
+    key: str
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One upstream, opened for the first call and used by all that may share it."""
+
+    place: str
+    idle_seconds: float
+    upstream: registry.Upstream
+    is_child: bool
+    organization_id: UUID
+    opening: "asyncio.Task[Any] | None" = None
+    opened_at: float = 0.0
+    in_use: int = 0
+    last_used: float = 0.0
+    is_retired: bool = False
+    closing: "asyncio.Task[None] | None" = None
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether it is not known yet if the link can be opened."""
+        return self.opening is not None and not self.opening.done()
+
+    def has_ended(self, error: BackendError) -> bool:
+        """Whether the link is of no use after this. A timeout is no proof: others may be served well meanwhile."""
+        if self.opening is None and not self.upstream.is_open:
+            return True
+        return not self.is_child and not isinstance(error, registry.UpstreamError | BackendTimeout)
+
+
+class Way:
+    """All that this process holds about one server."""
+
+    def __init__(self, route: registry.ServerRoute, revision: int) -> None:
+        self.links: dict[str, Link] = {}
+        self.crashes = 0
+        self.start_after = 0.0
+        self.take_route(route, revision)
+
+    def take_route(self, route: registry.ServerRoute, revision: int) -> None:
+        """Use this route from now on; what was known of the old one's failures does not count against it."""
+        self.route = route
+        self.revision = revision
+        self.slots = asyncio.Semaphore(route.max_concurrency)
+        self.breaker = Breaker(route.slug, is_outage=is_outage)
+
+    def place_of(self, caller: Caller) -> tuple[str, float]:
+        """Which link may carry the caller's calls, and how long it stays without any."""
+        route = self.route
+        is_child = route.transport == "stdio"
+        if not route.isolate_sessions and (is_child or route.protocol_version >= registry.MODERN):
+            return "shared", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
+        if caller.session_id:
+            return f"session:{caller.session_id}", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
+        return f"key:{caller.key}", KEY_IDLE_SECONDS
+
+    def count_crash(self, now: float, lived: float) -> None:
+        """Remember that a child ended by itself; each further one in a row is started after a longer pause.
+
+        The pause is never longer than the breaker's: whatever was repaired is in use again as soon as any server.
+        """
+        self.crashes = 1 if lived > HEALTHY_LIFE_SECONDS else self.crashes + 1
+        doubled = 2.0 ** min(self.crashes - 2, MOST_DOUBLINGS)
+        pause = 0.0 if self.crashes == 1 else min(settings.BREAKER_OPEN_SECONDS, doubled)
+        self.start_after = now + pause
+
+    def state(self, now: float) -> registry.BreakerOut:
+        """How the breaker stands, and whether a child that kept crashing waits for its next start."""
+        breaker, pause = self.breaker, self.start_after - now
+        return registry.BreakerOut(
+            state="half_open" if breaker.is_half_open else "open" if breaker.is_open else "closed",
+            failures=breaker.failures,
+            retry_after_seconds=math.ceil(breaker.wait_seconds) if breaker.wait_seconds > 0 else None,
+            crashes=self.crashes,
+            restart_after_seconds=math.ceil(pause) if pause > 0 else None,
+        )
+
+    def check_pause(self, now: float) -> None:
+        """Raise Paused while a child that kept crashing must wait for its next start."""
+        wait = self.start_after - now
+        if wait > 0:
+            seconds = max(1, round(wait))
+            raise Paused(
+                f"The process of the server {self.route.slug} ended by itself {self.crashes} times in a row."
+                f" It is started again in {seconds} s; an admin can look at it under Servers.",
+                details={"server": self.route.slug, "retry_after": seconds},
+            )

@@ -1,0 +1,56 @@
+"""Holds the bytes of an answer until they are on their way: large ones leave in pieces, as fast as the caller reads.
+
+The server keeps what a caller has not read yet, so a large answer that is sent at once would be held for as long as its
+caller pleases, and counted by nobody.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from apps.core import budget
+
+logger = logging.getLogger(__name__)
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+HELD = "gatehouse.held"
+PIECE_BYTES = budget.FREE_BYTES
+LONGEST_PIECE_SECONDS = 30.0
+
+
+def share_of(request: Any) -> budget.Share | None:
+    """What counts the bytes of the answer to an HTTP request; none over standard output."""
+    share: budget.Share | None = request.scope.get(HELD) if request is not None else None
+    return share
+
+
+def paced(send: Send) -> Send:
+    """A `send` that gives large bodies in pieces, each when the one before has left; who reads too slowly is left."""
+    is_left = False
+
+    async def send_pieces(message: Message) -> None:
+        nonlocal is_left
+        body: bytes = message.get("body", b"")
+        if len(body) <= PIECE_BYTES or is_left:
+            await _unless(is_left, send, message)
+            return
+        starts = range(0, len(body), PIECE_BYTES)
+        for start in starts:
+            more = bool(message.get("more_body")) or start != starts[-1]
+            try:
+                async with asyncio.timeout(LONGEST_PIECE_SECONDS):
+                    await send({**message, "body": body[start : start + PIECE_BYTES], "more_body": more})
+            except TimeoutError:
+                # Nothing is sent any more: the server closes a connection whose answer was not brought to its end.
+                logger.info("a caller did not read an answer of %s bytes, and was left", len(body))
+                is_left = True
+                return
+
+    return send_pieces
+
+
+async def _unless(is_left: bool, send: Send, message: Message) -> None:
+    if not is_left:
+        await send(message)

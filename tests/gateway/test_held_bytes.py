@@ -1,0 +1,113 @@
+"""What is held of large answers on their way: bounded, whoever asks at once, and whoever does not read."""
+
+import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from apps.core import budget
+from apps.core.budget import Budget
+from apps.gateway import services as gateway
+from config import mcp_held
+from tests.gateway.agent import MODERN, Agent, agent_of, offer
+from tests.gateway.conftest import Evil
+from tests.live import Live
+from tests.people import Person
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow_process]
+MEBIBYTE = 1024 * 1024
+MOST = 4 * MEBIBYTE
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch, settings: Any) -> list[int]:
+    """How much was held, whenever that changed; the budget is four megabytes, two for an organisation."""
+    settings.UPSTREAM_MAX_HELD_BYTES = MOST
+    seen: list[int] = []
+    account = Budget._account
+
+    def noting(self: Budget, share: Any, size: int) -> None:
+        account(self, share, size)
+        seen.append(self.taken)
+
+    monkeypatch.setattr(Budget, "_account", noting)
+    return seen
+
+
+def huge(agent: Agent, megabytes: int = 2) -> dict[str, Any]:
+    """One call with a large answer."""
+    return agent.call("up__huge", megabytes=megabytes)
+
+
+@pytest.mark.parametrize("answers", ["json", "sse"])
+def test_sixteen_large_answers_at_once_all_arrive_and_no_more_than_the_budget_is_held(
+    live: Live, alice: Person, evil: Evil, held: list[int], answers: str
+) -> None:
+    evil.put("answers", answers)
+    offer(alice, "up", evil.url, tools=("huge", "echo"), protocol_version=MODERN, max_concurrency=16)
+    agents = [agent_of(live, alice, MODERN) for _ in range(4)]
+
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(huge, agents * 4))
+
+    assert [len(result["content"][0]["text"]) for result in results] == [2 * MEBIBYTE] * 16
+    assert max(held) <= MOST + 2 * MEBIBYTE
+    assert max(held) > MEBIBYTE  # it was counted
+    assert held[-1] == 0
+
+
+def test_who_does_not_read_is_left_and_meanwhile_others_are_refused_clearly_and_small_answers_pass(
+    live: Live, alice: Person, evil: Evil, held: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mcp_held, "LONGEST_PIECE_SECONDS", 3.0)
+    server = offer(alice, "up", evil.url, tools=("huge", "echo"), protocol_version=MODERN, timeout_seconds=1.5)
+    agent = agent_of(live, alice, MODERN)
+    agent.text("up__echo", text="hi")
+
+    with Unread(agent, megabytes=9), Unread(agent, megabytes=9):
+        wait_until(lambda: held and held[-1] > MOST // 2)
+        refusal = agent.failure("up__huge", megabytes=3)
+        assert refusal["code"] == "BACKEND_TIMEOUT"
+        assert "no room for it in time" in refusal["message"]
+        assert agent.text("up__echo", text="small") == "small"
+        wait_until(lambda: held[-1] == 0)  # both were left
+
+    assert len(huge(agent)["content"][0]["text"]) == 2 * MEBIBYTE
+    assert gateway.breaker_state(server.id).failures == 0  # it was never the server's fault
+    assert all(budget_of.taken == 0 for budget_of in budget._budgets.values())
+
+
+class Unread:
+    """A connection on which a large answer waits and is not read."""
+
+    def __init__(self, agent: Agent, megabytes: int) -> None:
+        host, port = agent.url.removeprefix("http://").split(":")
+        meta = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
+        params = {"name": "up__huge", "arguments": {"megabytes": megabytes}, "_meta": meta}
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+        headers = {**agent._headers("tools/call", params), "Host": f"{host}:{port}", "Content-Length": str(len(body))}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.address = (host, int(port))
+        self.request = f"POST /mcp HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+    def __enter__(self) -> "Unread":
+        self.socket = socket.create_connection(self.address)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.sendall(self.request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def wait_until(is_so: Any) -> None:
+    """Wait for what the platform does in its own thread."""
+    moment = threading.Event()
+    for _ in range(3000):
+        if is_so():
+            return
+        moment.wait(0.01)
+    raise AssertionError("That did not happen.")

@@ -1,0 +1,126 @@
+"""An organisation whose servers hang has its share of a round of checks, and leaves the rest to the others."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from apps.registry import services
+from apps.registry.models import HealthCheck, Server
+from apps.registry.services import checks
+from tests.people import Person
+
+pytestmark = pytest.mark.django_db(transaction=True)
+HANGING = 7
+LONGEST_SECONDS = 60
+
+
+@pytest.fixture
+def silent(settings: Any) -> Iterator[socket.socket]:
+    """A server that takes connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        listener.setblocking(False)
+        settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{listener.getsockname()[1]}"})
+        yield listener
+
+
+def register(person: Person, slug: str, url: str) -> Server:
+    return services.register_server(
+        person.actor, name=slug, slug=slug, url=url, check_timeout_seconds=LONGEST_SECONDS, check_retries=0
+    )
+
+
+def health(slug: str) -> str:
+    return str(Server.objects.get(slug=slug).health)
+
+
+@dataclass
+class Callers:
+    """Those who have called; they wait until they are let go."""
+
+    listener: socket.socket
+    waiting: list[socket.socket] = field(default_factory=list)
+
+    def count(self) -> int:
+        """How many there are by now."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.waiting.append(self.listener.accept()[0])
+        return len(self.waiting)
+
+    def let_go(self) -> None:
+        """Hang up."""
+        for each in [self.listener, *self.waiting]:
+            each.close()
+
+
+def round_of_checks() -> threading.Thread:
+    """A round in another worker."""
+
+    def work() -> None:
+        try:
+            services.check_due_servers()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def wait_until(question: Any, seconds: float = LONGEST_SECONDS / 2) -> None:
+    deadline = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.02)
+
+
+def test_hanging_servers_hold_one_round_and_their_share_of_it(
+    alice: Person, bob: Person, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"http://127.0.0.1:{silent.getsockname()[1]}/mcp"
+    for number in range(HANGING):
+        register(alice, f"hangs-{number}", address)
+    register(bob, "bobs", "http://good.invalid/mcp")
+
+    callers = Callers(silent)
+
+    first = round_of_checks()
+    wait_until(lambda: health("bobs") == "unhealthy" and callers.count() == checks.CHECKS_OF_ONE_ORGANIZATION)
+    register(bob, "bobs-second", "http://good.invalid/mcp")
+    late = register(alice, "late", address)
+    assert services.check_due_servers() == 1
+
+    assert first.is_alive()
+    assert health("bobs-second") == "unhealthy"
+    assert callers.count() == checks.CHECKS_OF_ONE_ORGANIZATION
+    monkeypatch.setattr(checks, "ROUND_SECONDS", 0)
+    callers.let_go()
+    first.join(LONGEST_SECONDS / 2)
+    checked = HealthCheck.objects.filter(organization=alice.organization).count()
+    due = list(Server.objects.due(timezone.now()).values_list("slug", flat=True))
+    assert checked == checks.CHECKS_OF_ONE_ORGANIZATION
+    assert len(due) == 1 + HANGING - checked and due[-1] == late.slug
+    assert not Server.objects.exclude(checking_until=None).exists()
+
+
+def test_a_round_that_died_keeps_its_organisation_for_a_while_only(alice: Person) -> None:
+    for slug, until in (("one", checks.CLAIM_SECONDS), ("two", -1)):
+        register(alice, slug, "http://good.invalid/mcp")
+        lost = timezone.now() + timedelta(seconds=until)
+        Server.objects.filter(slug=slug).update(checking_until=lost)
+    assert services.check_due_servers() == 0
+
+    Server.objects.update(checking_until=timezone.now())
+
+    assert services.check_due_servers() == 2
