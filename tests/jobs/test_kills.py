@@ -130,6 +130,7 @@ def stage(request, nursery, settings, monkeypatch) -> Iterator[Stage]:
     settings.JOB_LEASE_SECONDS = LEASE_SECONDS
     sender = new_sender(url, name) if url else Nobody()
     monkeypatch.setattr(work, "sender", sender)
+    monkeypatch.setattr(queue, "_leave_broker_until", 0.0)  # the stage before had no broker
     yield stage_of(nursery, url, name)
     for child in nursery.children:
         child.kill()

@@ -1,6 +1,7 @@
 """Registering servers, changing them, and deciding whether agents may use them."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connection
@@ -13,6 +14,7 @@ from apps.core.schemas import PageQuery
 from apps.registry import services
 from apps.registry.models import Capability, Server
 from apps.registry.schemas import ServerFilters
+from apps.secrets import services as secrets
 from apps.secrets.models import Secret
 from tests.factories.registry import CapabilityFactory
 from tests.people import Person
@@ -296,6 +298,31 @@ def test_each_change_of_a_command_withdraws_the_approval(
     for change in ({"env": {"CITY": "Riga"}}, {"command": ["/bin/cat", "-u"]}):
         assert services.approve_server(alice.actor, server_id=server.id).is_approved
         assert not services.update_server(admin, server_id=server.id, **change).is_approved
+
+
+def test_a_credential_that_is_removed_while_a_call_reads_them_is_left_out(dora: Person, monkeypatch: Any) -> None:
+    server = register(dora)
+    services.add_credential(dora.actor, server_id=server.id, kind="bearer", secret="s3cret-token")
+    leaving = services.add_credential(dora.actor, server_id=server.id, kind="header", secret="k3y", header="X-Passing")
+    opening = secrets.open_secret
+
+    def open_after_the_removal(secret_id: UUID, *, organization_id: UUID) -> str:
+        if secret_id == leaving.secret_id:
+            services.remove_credential(dora.actor, credential_id=leaving.id)
+        return opening(secret_id, organization_id=organization_id)
+
+    monkeypatch.setattr(secrets, "open_secret", open_after_the_removal)
+
+    assert services.server_route(server.id).headers == {"Authorization": "Bearer s3cret-token"}
+
+
+def test_a_credential_whose_secret_is_missing_is_no_credential_left_out(dora: Person) -> None:
+    server = register(dora)
+    credential = services.add_credential(dora.actor, server_id=server.id, kind="bearer", secret="s3cret-token")
+    Secret.objects.filter(pk=credential.secret_id).delete()
+
+    with pytest.raises(NotFound):
+        services.server_route(server.id)
 
 
 @pytest.mark.parametrize(

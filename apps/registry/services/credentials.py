@@ -75,7 +75,11 @@ def destroy(actor: Actor, credential: Credential) -> None:
 
 def headers_of(server: Server) -> dict[str, str]:
     """The headers that present a server's credentials, opened: they go to the server and nowhere else."""
-    return {_header_of(credential): _value_of(credential) for credential in server.credentials.all()}
+    return {
+        _header_of(credential): value
+        for credential in server.credentials.all()
+        if (value := _value_of(credential)) is not None
+    }
 
 
 def _told(credential: Credential) -> dict[str, str]:
@@ -89,8 +93,14 @@ def _header_of(credential: Credential) -> str:
     return str(credential.header) if credential.kind == CredentialKind.HEADER else "Authorization"
 
 
-def _value_of(credential: Credential) -> str:
-    plain = secrets.open_secret(credential.secret_id, organization_id=credential.organization_id)
+def _value_of(credential: Credential) -> str | None:
+    """What goes into the header; None when the credential was removed after it was read."""
+    try:
+        plain = secrets.open_secret(credential.secret_id, organization_id=credential.organization_id)
+    except NotFound:
+        if Credential.objects.filter(pk=credential.pk).exists():
+            raise
+        return None
     if credential.kind == CredentialKind.BEARER:
         return f"Bearer {plain}"
     if credential.kind == CredentialKind.BASIC:

@@ -19,7 +19,7 @@ import urllib.request  # allowed: it asks this installation alone whether it is 
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from django.conf import settings
 from django.core.management import call_command
@@ -40,6 +40,8 @@ DRAIN_SECONDS = {"all": 6, "web": 30}
 CUT_SECONDS = 3.0
 READY_SECONDS = 60.0
 PARENT_SECONDS = 0.5
+HOLD_SECONDS = 2.0
+"""How long the data folder may still be held by a process that has been killed."""
 ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
 
 
@@ -120,19 +122,31 @@ def only_one(folder: Path) -> Iterator[None]:
     refuse_unwritable(folder)
     is_shared = bool(settings.ENV.redis_url)
     with (folder / "up.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not hold(lock, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX):
             lock.seek(0)
             raise CommandError(
                 f"Gatehouse runs on {folder} already, as process {lock.read().strip() or 'unknown'}."
                 " Stop it, or name another folder with --data."
                 " Several web processes need REDIS_URL, set for each of them."
-            ) from error
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def hold(lock: IO[str], kind: int) -> bool:
+    """Whether the lock could be had. One who is dying, or `doctor` as it looks, has it for another moment."""
+    deadline = time.monotonic() + HOLD_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def refuse_unwritable(folder: Path) -> None:
