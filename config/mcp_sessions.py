@@ -1,67 +1,185 @@
-"""Which sessions of the 2025 era are open, so that nobody holds all of them.
+"""The sessions of the 2025 revisions: who opened one, what its client can, what runs in it, and when it is over.
 
-The SDK keeps a session for half an hour after its last request, takes ten thousand and then refuses everybody. Many
-clients never end theirs. So a key, and an organisation, has a share of its own: one more ends the one that was left
-alone for longest.
+A session lives in the process that opened it (see mcp_relay.py for several). Many clients never end theirs. So a key,
+and an organisation, has a share of its own: one more ends the one that was left alone for longest.
 """
 
+import asyncio
+import contextvars
+import itertools
+import secrets
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from apps.core.actor import Actor
+from apps.gateway import services as gateway
+from config.mcp_messages import call_message
+from config.mcp_streams import Stream
 
 RELAYED = "gatehouse.relayed"
 """Marks in a scope a request that another web process has passed on, and that answers whoever asks."""
 MOST_OF_ONE_CALLER = 500
 MOST_OF_ONE_ORGANIZATION = 1000
+IDLE_SECONDS = 1800.0
+SWEEP_SECONDS = 30.0
+MOST_STREAMS = 32
+"""How many ended streams a session keeps for clients whose connection broke."""
+PRIMED_SINCE = "2025-11-25"
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Whose a session is; `user` is what the SDK compares with that of a request."""
+@dataclass(slots=True, eq=False)
+class Session:
+    """One session. What it opened upstream is closed with it."""
 
-    caller: str
-    user: Any
+    id: str
+    owner: str
+    organization_id: UUID | None
+    bundle: str
+    version: str
+    capabilities: Mapping[str, Any]
+    client_info: Mapping[str, Any]
+    log_level: str = ""
+    used_at: float = 0.0
+    is_over: bool = False
+    running: dict[str | int, Callable[[], None]] = field(default_factory=dict)
+    questions: "dict[str, asyncio.Future[Mapping[str, Any]]]" = field(default_factory=dict)
+    streams: "OrderedDict[str, Stream]" = field(default_factory=OrderedDict)
+    notices: Stream | None = None
+    seen: dict[str, Any] = field(default_factory=dict)
+    _numbers: Any = field(default_factory=itertools.count)
+
+    def new_stream(self) -> Stream:
+        """A stream whose events can be read again."""
+        name = f"{next(self._numbers):x}"
+        stream = self.streams[name] = Stream(name, is_primed=self.version >= PRIMED_SINCE)
+        for old in [each for each in self.streams.values() if each.is_ended][:-MOST_STREAMS]:
+            del self.streams[old.name]
+        return stream
+
+    def open_notices(self) -> Stream:
+        """The stream for what belongs to no request; a newer one takes the place of the older."""
+        if self.notices is not None:
+            self.notices.end()
+        self.notices = self.new_stream()
+        return self.notices
+
+    def notify(self, method: str, params: Mapping[str, Any] | None = None) -> bool:
+        """Say something that belongs to no request; False where nobody listens."""
+        if self.notices is None or self.is_over:
+            return False
+        return self.notices.put(call_message(method, params), may_be_dropped=True)
+
+    def ask(self, put: Callable[[bytes], bool], method: str, params: Mapping[str, Any]) -> (
+        "asyncio.Future[Mapping[str, Any]] | None"
+    ):  # fmt: skip
+        """Ask the client something by way of `put`; the future gets its answer, as it came. None: it cannot be asked."""
+        number = f"gatehouse-{next(self._numbers)}"
+        answer: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        if self.is_over or not put(call_message(method, params, number)):
+            return None
+        self.questions[number] = answer
+        answer.add_done_callback(lambda _: self.questions.pop(number, None))
+        return answer
+
+    def answered(self, number: Any, answer: Mapping[str, Any]) -> None:
+        """The client has answered; what nobody waits for any more is dropped."""
+        question = self.questions.get(number) if isinstance(number, str) else None
+        if question is not None and not question.done():
+            question.set_result(answer)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nobody listens."""
+        return not self.running and not any(stream.readers for stream in self.streams.values())
+
+    def end(self) -> None:
+        """Stop everything in it."""
+        if self.is_over:
+            return
+        self.is_over = True
+        for stop in list(self.running.values()):
+            stop()
+        for stream in self.streams.values():
+            stream.end()
+        for question in list(self.questions.values()):
+            question.cancel()
+        gateway.upstreams().close_session(self.id)
+
+
+def owner_of(actor: Actor) -> str:
+    """To whom a session is bound: the key, or the user, in this organisation."""
+    return f"{actor.kind}:{actor.key_id or actor.id}:{actor.user_id}@{actor.organization_id}"
 
 
 @dataclass(slots=True)
 class Sessions:
-    """The open sessions of each organisation, the one that was used last at the end."""
+    """The open sessions of an event loop, the one that was used last at the end."""
 
-    _held: dict[Any, OrderedDict[str, Held]] = field(default_factory=dict)
+    _open: "OrderedDict[str, Session]" = field(default_factory=OrderedDict)
+    _by_organization: "dict[UUID | None, OrderedDict[str, Session]]" = field(default_factory=dict)
 
-    def note_use(self, actor: Actor, session_id: str) -> None:
-        """It was asked something: it is not the next one to end."""
-        mine = self._held.get(actor.organization_id)
-        if mine and session_id in mine:
-            mine.move_to_end(session_id)
+    def open(
+        self, actor: Actor, *, bundle: str, version: str, capabilities: Mapping[str, Any], client_info: Mapping[str, Any]
+    ) -> Session:
+        """Begin a session; its owner's oldest ones are ended where this is one too many."""
+        session = Session(
+            secrets.token_hex(16), owner_of(actor), actor.organization_id, bundle, version, capabilities, client_info
+        )
+        mine = self._by_organization.setdefault(actor.organization_id, OrderedDict())
+        self._open[session.id] = mine[session.id] = session
+        self._use(session)
+        of_caller = [each for each in mine.values() if each.owner == session.owner]
+        for old in of_caller[:-MOST_OF_ONE_CALLER] or list(mine.values())[:-MOST_OF_ONE_ORGANIZATION]:
+            self.end(old)
+        return session
 
-    def note_open(self, actor: Actor, session_id: str, user: Any) -> Iterator[tuple[str, Any]]:
-        """It was opened; yields the sessions that are to be ended for it, with their users."""
-        mine = self._held.setdefault(actor.organization_id, OrderedDict())
-        mine[session_id] = Held(_caller(actor), user)
-        of_caller = [name for name, held in mine.items() if held.caller == _caller(actor)]
-        too_many = of_caller[:-MOST_OF_ONE_CALLER] or list(mine)[:-MOST_OF_ONE_ORGANIZATION]
-        for name in too_many:
-            yield name, mine.pop(name).user
+    def find(self, actor: Actor, session_id: str, *, bundle: str) -> Session | None:
+        """The caller's own session by this id at this endpoint; nobody else is told the truth about it."""
+        session = self._open.get(session_id)
+        if session is None or session.owner != owner_of(actor) or session.bundle != bundle:
+            return None
+        self._use(session)
+        return session
 
-    def note_end(self, actor: Actor, session_id: str) -> None:
-        """It is over, if it was this caller's: nobody else is told the truth about it."""
-        mine = self._held.get(actor.organization_id, OrderedDict())
-        if session_id in mine and mine[session_id].caller == _caller(actor):
-            del mine[session_id]
-        if not mine:
-            self._held.pop(actor.organization_id, None)
+    def end(self, session: Session) -> None:
+        """End a session, as its client would."""
+        self._open.pop(session.id, None)
+        mine = self._by_organization.get(session.organization_id)
+        if mine is not None:
+            mine.pop(session.id, None)
+            if not mine:
+                del self._by_organization[session.organization_id]
+        session.end()
+
+    def end_all(self) -> None:
+        """The end of the server."""
+        for session in list(self._open.values()):
+            self.end(session)
+
+    def end_idle(self, now: float) -> None:
+        """End what was left alone for long."""
+        for session in list(self._open.values()):
+            if session.is_idle and now - session.used_at > IDLE_SECONDS:
+                self.end(session)
+
+    def listening(self) -> list[Session]:
+        """The sessions whose client hears notices."""
+        return [each for each in list(self._open.values()) if each.notices is not None and each.notices.readers]
 
     def count(self, organization_id: UUID | None) -> int:
         """How many are open in an organisation, or in all of them; any thread may ask."""
         if organization_id is not None:
-            return len(self._held.get(organization_id, ()))
-        return sum(len(mine) for mine in list(self._held.values()))
+            return len(self._by_organization.get(organization_id, ()))
+        return len(self._open)
+
+    def _use(self, session: Session) -> None:
+        session.used_at = asyncio.get_running_loop().time()
+        self._by_organization[session.organization_id].move_to_end(session.id)
 
 
-def _caller(actor: Actor) -> str:
-    return str(actor.key_id or actor.id)
+def in_nobodys_context(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+    """A timer that keeps no request's context alive."""
+    return loop.call_later(seconds, call, context=contextvars.Context())

@@ -1,6 +1,7 @@
-"""Carries one call from an agent to a native tool or a server: found, decided, limited, sent, checked, counted."""
+"""Carries one request from an agent to a native tool or a server: found, decided, limited, sent, checked, counted."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,101 +14,197 @@ from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotPermitted, ServiceError
 from apps.core.threads import in_thread
 from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
-from apps.gateway.services.catalogue import Snapshot, Tool, UnknownTool, snapshot_for
+from apps.gateway.services.catalogue import EVERYTHING, snapshot_for
+from apps.gateway.services.clients import NEEDED_FOR, Ask
+from apps.gateway.services.hearing import CallListener
+from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
 from apps.gateway.services.pool import upstreams
-from apps.gateway.services.results import ResultCache, canonical, passed_on, size_of
+from apps.gateway.services.results import INPUT_REQUIRED, ResultCache, canonical, passed_on, passed_whole, size_of, wrong
+from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, park
+from apps.gateway.services.views import View
 from apps.gateway.services.ways import Caller
 from apps.policies.services import decide
 from apps.registry import services as registry
 from apps.usage import services as usage
 
+logger = logging.getLogger(__name__)
 _LONGEST_NAME = 200
 _kept_results = ResultCache()
+NOBODY = Ask()
 
 
 async def call_tool(
-    actor: Actor,
-    *,
-    name: str,
-    arguments: Mapping[str, Any] | None = None,
-    session_id: str | None = None,
-    endpoint: str = "/mcp",
-    share: budget.Share | None = None,
+    actor: Actor, *, name: str, arguments: Mapping[str, Any] | None = None, ask: Ask = NOBODY
 ) -> dict[str, Any]:
     """Call a tool for the actor and give its result as MCP has it: content, structuredContent, isError, _meta.
 
-    `session_id` is the caller's own session, which decides about the session with the server. `share` counts the bytes
-    of the result for as long as the door holds them; without one they count until this returns. Every call leaves one
-    usage event. Raises UnknownTool, NotPermitted, RateLimited, BackendError and what a native tool raises.
+    `ask` says by which client and in which round; with a client of 2026-07-28 the result may ask for input. Every call
+    leaves one usage event. Raises UnknownTool, NotPermitted, RateLimited, BackendError and what a native tool raises.
     """
-    meter = _Meter(actor, endpoint, name, bytes_in=size_of(arguments or {}))
-    try:
-        snapshot = await snapshot_for(actor)
-        tool = _find(snapshot, name)
+    meter = _Meter(actor, ask.endpoint, "tools/call", name, bytes_in=size_of(arguments or {}))
+    with meter:
+        view = await _view(actor, ask)
+        tool = view.tools.get(name) or await _denied_tool(actor, name, ask)
         meter.server = tool.server
         _check_decision(actor, tool)
-        with budget.counting(share, actor.organization_id):
-            result, meter.bytes_out = await _carry_out(actor, tool, snapshot, dict(arguments or {}), session_id)
+        with budget.counting(ask.share, actor.organization_id):
+            result, meter.bytes_out = await _carry_tool(actor, tool, view, dict(arguments or {}), ask)
         meter.ended(result)
         return result
-    except BaseException as error:
-        meter.failed(error)
-        raise
-    finally:
-        meter.record()
 
 
-def _find(snapshot: Snapshot, name: str) -> Tool:
-    tool = snapshot.tools.get(name)
+async def get_prompt(
+    actor: Actor, *, name: str, arguments: Mapping[str, Any] | None = None, ask: Ask = NOBODY
+) -> dict[str, Any]:
+    """A prompt of a server, filled in; raises UnknownPrompt, NotPermitted, BackendError."""
+    meter = _Meter(actor, ask.endpoint, "prompts/get", name, bytes_in=size_of(arguments or {}))
+    with meter:
+        view = await _view(actor, ask)
+        prompt = view.find_prompt(name)
+        params = {"name": prompt.upstream.name, **({"arguments": dict(arguments)} if arguments is not None else {})}
+        return await _carry_offer(actor, prompt, view, "prompts/get", params, ask, meter, needs="messages")
+
+
+async def read_resource(actor: Actor, *, uri: str, ask: Ask = NOBODY) -> dict[str, Any]:
+    """What a server's resource holds; raises UnknownResource, NotPermitted, BackendError."""
+    meter = _Meter(actor, ask.endpoint, "resources/read", uri, bytes_in=len(uri))
+    with meter:
+        view = await _view(actor, ask)
+        found = view.find_resource(uri)
+        params = {"uri": found.uri}
+        result = await _carry_offer(actor, found.offer, view, "resources/read", params, ask, meter, needs="contents")
+        return _under_its_uri(result, found.uri, uri) if uri != found.uri else result
+
+
+async def complete(
+    actor: Actor, *, reference: Mapping[str, Any], argument: Mapping[str, Any], context: Mapping[str, Any] | None = None,
+    ask: Ask = NOBODY,
+) -> dict[str, Any]:  # fmt: skip
+    """What an argument of a prompt or of a template may be; nothing where its server does not complete."""
+    kind, named = reference.get("type"), reference.get("name" if reference.get("type") == "ref/prompt" else "uri")
+    meter = _Meter(actor, ask.endpoint, "completion/complete", str(named), bytes_in=size_of(argument))
+    with meter:
+        view = await _view(actor, ask)
+        offer = view.find_prompt(str(named)) if kind == "ref/prompt" else _addressed(view, str(named))
+        own = {"type": kind, ("name" if kind == "ref/prompt" else "uri"): offer.upstream.name}
+        route = await upstreams().route(offer.upstream.server_id, view.revision)
+        if "completions" not in route.capabilities:
+            return {"completion": {"values": [], "total": 0, "hasMore": False}}
+        params = {"ref": own, "argument": dict(argument), **({"context": dict(context)} if context else {})}
+        return await _carry_offer(actor, offer, view, "completion/complete", params, ask, meter, needs="completion")
+
+
+def _addressed(view: View, uri: str) -> Offer:
+    listed = view.resources.get(uri)
+    return listed if listed is not None else view.find_template(uri)
+
+
+async def _view(actor: Actor, ask: Ask) -> View:
+    return (await snapshot_for(actor)).for_actor(actor, bundle=ask.bundle)
+
+
+async def _denied_tool(actor: Actor, name: str, ask: Ask) -> Tool:
+    """A tool that is there and not in the caller's list: the decision tells them why. Raises UnknownTool."""
+    tool = (await snapshot_for(actor)).tools.get(name) if ask.bundle == EVERYTHING else None
     if tool is None:
-        raise UnknownTool(
-            f"Unknown tool: {name[:_LONGEST_NAME]}. List the tools again: it may have been renamed or withdrawn."
-        )
+        raise UnknownTool.named(name)
     return tool
 
 
-def _check_decision(actor: Actor, tool: Tool) -> None:
-    decision = decide(actor, "tool.call", tool.resource)
+def _check_decision(actor: Actor, thing: Tool | Offer) -> None:
+    decision = decide(actor, action_of(thing), thing.resource)
     if not decision.allowed:
         raise NotPermitted(
-            f"{tool.name} was not called: {decision.reason} Ask an admin of the organisation for it.",
-            details={"tool": tool.name, "rule": decision.rule},
+            f"{thing.name} was not used: {decision.reason} Ask an admin of the organisation for it.",
+            details={thing.resource.kind: thing.name, "rule": decision.rule},
         )
 
 
-async def _carry_out(
-    actor: Actor, tool: Tool, snapshot: Snapshot, arguments: dict[str, Any], session_id: str | None
+async def _carry_tool(
+    actor: Actor, tool: Tool, view: View, arguments: dict[str, Any], ask: Ask
 ) -> tuple[dict[str, Any], int]:
     if tool.native is not None:
         return await in_thread(_run_native, tool.native, actor, arguments)
-    offered = tool.upstream
-    if offered is None:
+    item = tool.upstream
+    if item is None:
         raise UnknownTool
-    if offered.rate_limit_per_minute is not None:
-        await in_thread(
-            limits.take,
-            f"tool:{actor.organization_id}:{tool.name}",
-            limit=offered.rate_limit_per_minute,
-            what=tool.name,
-        )
-    caller = Caller(session_id, str(actor.key_id or actor.id or actor.label))
-    if not (offered.cache_seconds and offered.reads_only):
-        return await _ask_server(offered, snapshot.revision, caller, arguments)
+    await _take_turn(actor, tool.resource.name, item)
+    params = {"name": item.name, "arguments": arguments}
+    if not (item.cache_seconds and item.reads_only):
+        result, route = await _ask_server(actor, tool.name, item, view.revision, "tools/call", params, ask)
+        return passed_on(result, route)
     # The credentials belong to the server and the revision changes with them: nobody sees what another one's opened.
-    key = (actor.organization_id, offered.server_id, snapshot.revision, offered.name, canonical(arguments))
+    key = (actor.organization_id, item.server_id, view.revision, item.name, canonical(arguments))
     kept = _kept_results.get(key)
     if kept is None:
-        kept = await _ask_server(offered, snapshot.revision, caller, arguments)
-        _kept_results.keep(key, *kept, seconds=offered.cache_seconds)
+        result, route = await _ask_server(actor, tool.name, item, view.revision, "tools/call", params, ask)
+        kept = passed_on(result, route)
+        if kept[0].get("resultType") != INPUT_REQUIRED:
+            _kept_results.keep(key, *kept, seconds=item.cache_seconds)
     return kept
 
 
+async def _carry_offer(
+    actor: Actor, offer: Offer, view: View, method: str, params: dict[str, Any], ask: Ask, meter: "_Meter", *, needs: str
+) -> dict[str, Any]:
+    meter.server = offer.server
+    _check_decision(actor, offer)
+    with budget.counting(ask.share, actor.organization_id):
+        await _take_turn(actor, offer.resource.name, offer.upstream)
+        result, route = await _ask_server(actor, offer.name, offer.upstream, view.revision, method, params, ask)
+        passed, meter.bytes_out = passed_whole(result, route, needs=needs)
+    return passed
+
+
+async def _take_turn(actor: Actor, name: str, item: registry.CatalogueItem) -> None:
+    if item.rate_limit_per_minute is not None:
+        await in_thread(
+            limits.take, f"{item.kind}:{actor.organization_id}:{name}", limit=item.rate_limit_per_minute, what=name
+        )
+
+
 async def _ask_server(
-    offered: registry.CatalogueTool, revision: int, caller: Caller, arguments: dict[str, Any]
-) -> tuple[dict[str, Any], int]:
-    params = {"name": offered.name, "arguments": arguments}
-    result, route = await upstreams().request(offered.server_id, revision, caller, "tools/call", params)
-    return passed_on(result, route)
+    actor: Actor, name: str, item: registry.CatalogueItem, revision: int, method: str, params: dict[str, Any], ask: Ask
+) -> tuple[dict[str, Any], registry.ServerRoute]:
+    """Make the request, in as many rounds as it takes."""
+    pool, client = upstreams(), ask.client
+    route = await pool.route(item.server_id, revision)
+    key = str(actor.key_id or actor.id or actor.label)
+    caller = Caller(client.session_id, key, client)
+    if ask.meta:
+        params["_meta"] = dict(ask.meta)
+    hearing = CallListener(client, route)
+
+    async def send(more: Mapping[str, Any]) -> dict[str, Any]:
+        result, _ = await pool.request(item.server_id, revision, caller, method, {**params, **more}, hearing)
+        return result
+
+    async def start(parked: Parked) -> dict[str, Any]:
+        hearing.parked = parked
+        return await send({})
+
+    place = Place(f"{key}@{actor.organization_id}", ask.bundle, method, name, str(item.server_id))
+    try:
+        if client.is_modern and not route.is_modern and _can_be_asked(client.capabilities):
+            return await park(ask, place, start), route
+        return await converse(ask, place, send), route
+    except Misbehaved as error:
+        raise wrong(route, str(error)) from error
+
+
+def _can_be_asked(capabilities: Mapping[str, Any]) -> bool:
+    return any(name in capabilities for name in NEEDED_FOR.values())
+
+
+def _under_its_uri(result: dict[str, Any], own: str, listed: str) -> dict[str, Any]:
+    """The contents under the URI that the caller knows."""
+    contents = result.get("contents")
+    if not isinstance(contents, list):
+        return result
+    renamed = [
+        {**each, "uri": listed} if isinstance(each, dict) and each.get("uri") == own else each for each in contents
+    ]
+    return {**result, "contents": renamed}
 
 
 def _run_native(tool: NativeTool, actor: Actor, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
@@ -123,10 +220,11 @@ def _run_native(tool: NativeTool, actor: Actor, arguments: dict[str, Any]) -> tu
 
 @dataclass(slots=True)
 class _Meter:
-    """One call's usage event while it grows."""
+    """One request's usage event while it grows; as a context manager it leaves the event, whatever happens."""
 
     actor: Actor
     endpoint: str
+    method: str
     name: str
     bytes_in: int
     bytes_out: int = 0
@@ -134,6 +232,14 @@ class _Meter:
     status: str = "ok"
     error_code: str = ""
     started: float = field(default_factory=time.perf_counter)
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            self.failed(error)
+        self.record()
 
     def ended(self, result: Mapping[str, Any]) -> None:
         """The tool answered, perhaps with an error of its own."""
@@ -153,7 +259,7 @@ class _Meter:
         usage.record_call(
             self.actor,
             endpoint=self.endpoint,
-            method="tools/call",
+            method=self.method,
             name=self.name[:_LONGEST_NAME],
             server=self.server,
             status=self.status,

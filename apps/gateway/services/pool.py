@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from django.conf import settings
 from apps.core import budget
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError
 from apps.core.threads import in_thread
+from apps.gateway.services.clients import Client
 from apps.gateway.services.outages import busy, crowded, named
 from apps.gateway.services.ways import Caller, Link, Way
 from apps.registry import services as registry
@@ -45,8 +46,9 @@ class Upstreams:
         self._reading: dict[UUID, asyncio.Task[Way]] = {}
 
     async def request(
-        self, server_id: UUID, revision: int, caller: Caller, method: str, params: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], registry.ServerRoute]:
+        self, server_id: UUID, revision: int, caller: Caller, method: str, params: Mapping[str, Any],
+        listener: registry.Listener | None = None,
+    ) -> tuple[dict[str, Any], registry.ServerRoute]:  # fmt: skip
         """Make one request to a server and give its result with the route it took.
 
         It ends within the route's time limit, whatever the server does. Raises BackendDown, BackendTimeout,
@@ -58,13 +60,33 @@ class Upstreams:
             way.breaker.check()
             async with self._slot(way, deadline):
                 with way.breaker.guard():
-                    return await self._send(way, caller, method, params, deadline), way.route
+                    return await self._send(way, caller, method, params, deadline, listener), way.route
         except BackendError as error:
             if way.breaker.is_open:
                 self._retire_idle(way)
             if error.details.get("server"):
                 raise
             raise named(error, way.route) from error
+
+    async def route(self, server_id: UUID, revision: int) -> registry.ServerRoute:
+        """The way to a server as it is at this revision, at least."""
+        return (await self._way(server_id, revision)).route
+
+    async def listen(
+        self, server_id: UUID, revision: int, caller: Caller, notices: Mapping[str, Any], listener: registry.Listener
+    ) -> None:
+        """Hear what a server says unasked on the caller's own link, until it ends or this is cancelled."""
+        way = await self._way(server_id, revision)
+        link = self._link(way, caller)
+        link.in_use += 1
+        try:
+            await self._opened(way, link, self._loop.time() + way.route.timeout_seconds)
+            await link.upstream.listen(notices, listener)
+        finally:
+            link.in_use -= 1
+            link.last_used = self._loop.time()
+            if link.is_retired:
+                self._close_when_free(link)
 
     def close_session(self, session_id: str) -> None:
         """Close what was opened for a downstream session that has ended; returns at once."""
@@ -124,8 +146,9 @@ class Upstreams:
             slots.release()
 
     async def _send(
-        self, way: Way, caller: Caller, method: str, params: Mapping[str, Any], deadline: float
-    ) -> dict[str, Any]:
+        self, way: Way, caller: Caller, method: str, params: Mapping[str, Any], deadline: float,
+        listener: registry.Listener | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         given = deadline - self._loop.time()
         link = self._link(way, caller)
         link.in_use += 1
@@ -134,7 +157,11 @@ class Upstreams:
             left = deadline - self._loop.time()
             if left <= 0:
                 raise BackendTimeout()
-            return await link.upstream.request(method, params, timeout_seconds=left)
+            if link.log_level != caller.client.log_level and link.place.startswith("session:"):
+                await self._tell_log_level(way, link, caller.client.log_level, left)
+            return await link.upstream.request(
+                method, params, timeout_seconds=left, listener=listener, capabilities=caller.client.capabilities
+            )
         except BackendTimeout as error:
             share = budget.current()
             if share is not None and share.is_held_up:
@@ -153,13 +180,20 @@ class Upstreams:
             if link.is_retired:
                 self._close_when_free(link)
 
+    async def _tell_log_level(self, way: Way, link: Link, level: str, seconds: float) -> None:
+        """Pass on how much of a server's log a session wants, where the server can be told."""
+        link.log_level = level
+        if level and "logging" in way.route.capabilities and not way.route.is_modern:
+            with suppress(BackendError):
+                await link.upstream.request("logging/setLevel", {"level": level}, timeout_seconds=seconds)
+
     def _link(self, way: Way, caller: Caller) -> Link:
         place, idle_seconds = way.place_of(caller)
         link = way.links.get(place)
         if link is not None and not link.is_opening and not link.upstream.is_open:
             self._retire(way, link, crashed=link.is_child)
             link = None
-        return link or self._new_link(way, place, idle_seconds)
+        return link or self._new_link(way, place, idle_seconds, caller.client)
 
     async def _opened(self, way: Way, link: Link, deadline: float) -> None:
         """Wait until the link is open, with everybody else who needs it."""
@@ -177,14 +211,18 @@ class Upstreams:
 
     # -- links
 
-    def _new_link(self, way: Way, place: str, idle_seconds: float) -> Link:
+    def _new_link(self, way: Way, place: str, idle_seconds: float, client: Client) -> Link:
         route, now = way.route, self._loop.time()
         is_child = route.transport == "stdio"
         first: asyncio.Task[None] | None = None
         if is_child:
             way.check_pause(now)
             first = self._make_room(route)
-        link = Link(place, idle_seconds, registry.connect(route), is_child, route.organization_id, last_used=now)
+        own = not place.startswith("shared")  # a shared link speaks for nobody in particular
+        upstream = registry.connect(
+            route, capabilities=client.capabilities if own else {}, client_info=client.info if own else None
+        )
+        link = Link(place, idle_seconds, upstream, is_child, route.organization_id, last_used=now)
         way.links[place] = link
         if is_child:
             self._children.add(link)

@@ -14,6 +14,8 @@ from apps.registry import services as registry
 
 KEPT_BYTES = 16 * 1024 * 1024
 LARGEST_KEPT = 256 * 1024
+INPUT_REQUIRED = "input_required"
+_OURS_TO_SAY = frozenset({"_meta", "cacheScope"})
 _OURS = ("io.modelcontextprotocol/", "gatehouse/")
 
 
@@ -23,13 +25,13 @@ def passed_on(result: Mapping[str, Any], route: registry.ServerRoute) -> tuple[d
     Credentials that we sent to the server are masked where it repeats them. Raises BackendError naming the server when
     the result is not one of a tool.
     """
-    if result.get("resultType", "complete") != "complete":
-        raise _wrong(route, "it asks for further input, which is not supported here")
+    if result.get("resultType", "complete") == INPUT_REQUIRED:
+        return _masked(dict(result), route)
     content, structured = result.get("content", []), result.get("structuredContent")
     if not isinstance(content, list) or not all(isinstance(each, dict) and "type" in each for each in content):
-        raise _wrong(route, "its content is not a list of content blocks")
+        raise wrong(route, "its content is not a list of content blocks")
     if structured is not None and not isinstance(structured, dict):
-        raise _wrong(route, "its structuredContent is not an object")
+        raise wrong(route, "its structuredContent is not an object")
     passed: dict[str, Any] = {"content": content}
     if structured is not None:
         passed["structuredContent"] = structured
@@ -39,6 +41,18 @@ def passed_on(result: Mapping[str, Any], route: registry.ServerRoute) -> tuple[d
     if meta:
         passed["_meta"] = meta
     return _masked(passed, route)
+
+
+def passed_whole(result: Mapping[str, Any], route: registry.ServerRoute, *, needs: str) -> tuple[dict[str, Any], int]:
+    """The result of any other request, as the server gave it but for what is ours to say, and its size in bytes.
+
+    `needs` names the part without which it is no result. Raises BackendError naming the server.
+    """
+    if result.get("resultType", "complete") != INPUT_REQUIRED and not isinstance(result.get(needs), dict | list):
+        raise wrong(route, f"its result has no {needs}")
+    passed = {name: value for name, value in result.items() if name not in _OURS_TO_SAY}
+    meta = _passed_meta(result.get("_meta"))
+    return _masked({**passed, "_meta": meta} if meta else passed, route)
 
 
 def size_of(value: Any) -> int:
@@ -56,7 +70,7 @@ def _masked(passed: dict[str, Any], route: registry.ServerRoute) -> tuple[dict[s
     try:
         encoded = orjson.dumps(passed)
     except TypeError as error:
-        raise _wrong(route, "it holds text or numbers that JSON does not allow") from error
+        raise wrong(route, "it holds text or numbers that JSON does not allow") from error
     leaked = [orjson.dumps(secret)[1:-1] for secret in registry.secrets_of(route)]
     for secret in leaked:
         if secret in encoded:
@@ -65,7 +79,8 @@ def _masked(passed: dict[str, Any], route: registry.ServerRoute) -> tuple[dict[s
     return passed, len(encoded)
 
 
-def _wrong(route: registry.ServerRoute, why: str) -> BackendError:
+def wrong(route: registry.ServerRoute, why: str) -> BackendError:
+    """The failure of a server that breaks the protocol."""
     return BackendError(
         f"The server {route.slug} answered wrongly: {why}. Ask an admin to look at it under Servers.",
         details={"server": route.slug},

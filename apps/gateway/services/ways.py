@@ -9,7 +9,7 @@ A link is one opened upstream:
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from django.conf import settings
 
 from apps.core.errors import BackendError, BackendTimeout
 from apps.gateway.services.breaker import Breaker
+from apps.gateway.services.clients import Client, Silent
 from apps.gateway.services.outages import Paused, is_outage
 from apps.registry import services as registry
 
@@ -32,6 +33,7 @@ class Caller:
 
     session_id: str | None
     key: str
+    client: Client = field(default_factory=Silent, compare=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +51,7 @@ class Link:
     last_used: float = 0.0
     is_retired: bool = False
     closing: "asyncio.Task[None] | None" = None
+    log_level: str = ""
 
     @property
     def is_opening(self) -> bool:
@@ -82,7 +85,7 @@ class Way:
         """Which link may carry the caller's calls, and how long it stays without any."""
         route = self.route
         is_child = route.transport == "stdio"
-        if not route.isolate_sessions and (is_child or route.protocol_version >= registry.MODERN):
+        if not route.isolate_sessions and (is_child or route.is_modern):
             return "shared", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
         if caller.session_id:
             return f"session:{caller.session_id}", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS

@@ -1,0 +1,74 @@
+"""What a server says and asks while it works on a call, on its way to the agent's client."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from apps.audit import services as audit
+from apps.core.actor import system_actor
+from apps.core.threads import in_thread
+from apps.gateway.services.clients import Client, PasswordAsked, check_question, is_wanted
+from apps.gateway.services.rounds import Parked
+from apps.registry import services as registry
+
+logger = logging.getLogger(__name__)
+JOURNAL_SECONDS = 60.0
+_MOST_REMEMBERED = 1000
+_passing = frozenset({"notifications/progress", "notifications/elicitation/complete"})
+_journalled: "OrderedDict[tuple[UUID, str], float]" = OrderedDict()
+
+
+class CallListener:
+    """The listener of one call."""
+
+    def __init__(self, client: Client, route: registry.ServerRoute) -> None:
+        self.parked: Parked | None = None
+        self._client = client
+        self._route = route
+
+    def notified(self, method: str, params: Mapping[str, Any]) -> None:
+        """Progress passes, and the log as far as the client wants it; what concerns lists is told another way."""
+        client = self.parked.client or self._client if self.parked else self._client
+        if method in _passing:
+            client.notify(method, params)
+        elif method == "notifications/message":
+            if is_wanted(params.get("level"), client.log_level, is_modern=client.is_modern):
+                client.notify(method, params)
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a question to the client, if it may be asked; a refusal is in the journal."""
+        client = self._client
+        try:
+            check_question(client, method, params)
+        except registry.Refused as refusal:
+            await note_refusal(self._route, method, refusal)
+            raise
+        if self.parked is not None:
+            return await self.parked.asked(method, params)
+        return await client.ask(method, params)
+
+
+async def note_refusal(route: registry.ServerRoute, method: str, refusal: registry.Refused) -> None:
+    """Write into the journal that a server asked what it must not, once a minute at most."""
+    kind = "password" if isinstance(refusal, PasswordAsked) else "undeclared"
+    key, now = (route.id, f"{method}:{kind}"), time.monotonic()
+    if now - _journalled.get(key, -JOURNAL_SECONDS) < JOURNAL_SECONDS:
+        return
+    _journalled[key] = now
+    while len(_journalled) > _MOST_REMEMBERED:
+        _journalled.popitem(last=False)
+    try:
+        await asyncio.shield(in_thread(_write_refusal, route, method, refusal.message))
+    except Exception:
+        logger.exception("A refused question could not be written into the journal.")
+
+
+def _write_refusal(route: registry.ServerRoute, method: str, why: str) -> None:
+    audit.record(
+        system_actor(route.organization_id), "server.question_refused", f"server:{route.slug}",
+        details={"method": method[:60], "why": why[:300]},
+    )  # fmt: skip

@@ -1,0 +1,321 @@
+"""Calls in several rounds: a server wants to know more before it answers, and the client answers by calling again.
+
+What 2026-07-28 does by results, the revisions before do by requests within the call. Between two of different eras the
+gateway translates: a question in a result is put to an older client as a request; a request of an older server becomes
+a result for a newer client, and the call waits here, parked, until the client calls again.
+
+The state that a client carries is sealed: it holds for one caller, one endpoint and one capability, and for a while.
+"""
+
+import asyncio
+import base64
+import contextvars
+import hashlib
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from cryptography.fernet import Fernet, InvalidToken
+from django.conf import settings
+
+from apps.core.errors import InvalidInput, RateLimited
+from apps.gateway.services.clients import Ask, Client, check_question
+from apps.gateway.services.results import INPUT_REQUIRED
+from apps.registry import services as registry
+
+STATE_SECONDS = 600
+MOST_ROUNDS = 8
+MOST_QUESTIONS = 16
+MOST_PARKED_OF_ONE = 8
+MOST_PARKED = 512
+LARGEST_STATE = 65_536
+
+
+class Misbehaved(Exception):
+    """A server breaks the protocol in what it asks; the text follows "The server answered wrongly:"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a state is good for: this caller, at this endpoint, for this capability of this server."""
+
+    caller: str
+    bundle: str
+    method: str
+    name: str
+    server: str
+
+    def digest(self) -> str:
+        """All of it, short."""
+        return hashlib.sha256(orjson.dumps([self.caller, self.bundle, self.method, self.name, self.server])).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a state held: the server's own one, or the call that waits here."""
+
+    upstream: str | None
+    parked: str
+
+
+def seal_state(place: Place, *, upstream: str | None = None, parked: str = "") -> str:
+    """A state that only the same caller can use, for the same thing."""
+    told = orjson.dumps({"of": place.digest(), "up": upstream, "parked": parked})
+    return _seal().encrypt(told).decode()
+
+
+def open_state(place: Place, state: str) -> Opened:
+    """What a state holds; raises InvalidInput for one that is not ours, is too old or was given for something else."""
+    try:
+        told = orjson.loads(_seal().decrypt(state.encode(), ttl=STATE_SECONDS))
+    except (InvalidToken, ValueError, UnicodeError) as error:
+        raise _wrong_state() from error
+    if told["of"] != place.digest():
+        raise _wrong_state()
+    return Opened(told["up"], told["parked"])
+
+
+def owner_of_state(state: str) -> str:
+    """The process in which the call waits that a state continues; "" where any process can continue it."""
+    try:
+        parked: str = orjson.loads(_seal().decrypt(state.encode(), ttl=STATE_SECONDS))["parked"]
+    except (InvalidToken, ValueError, UnicodeError):
+        return ""
+    return parked.partition(".")[0]
+
+
+def _wrong_state() -> InvalidInput:
+    return InvalidInput.for_field(
+        "requestState", "This state is not one of ours, or not for this call, or too old. Begin the call again."
+    )
+
+
+def _seal() -> Fernet:
+    key = hashlib.sha256(b"gatehouse mcp state\x00" + settings.SECRET_KEY.encode()).digest()
+    return Fernet(base64.urlsafe_b64encode(key))
+
+
+# Questions in results ---------------------------------------------------------------------------------------------
+
+
+def questions_of(result: Mapping[str, Any], client: Client) -> dict[str, dict[str, Any]]:
+    """What a result asks; raises Misbehaved where it asks what this client must not be asked."""
+    asked = result.get("inputRequests") or {}
+    if not isinstance(asked, Mapping) or len(asked) > MOST_QUESTIONS:
+        raise Misbehaved("it asks for input in a way that is not of the protocol")
+    for question in asked.values():
+        if not isinstance(question, Mapping) or not isinstance(question.get("method"), str):
+            raise Misbehaved("it asks for input in a way that is not of the protocol")
+        try:
+            check_question(client, question["method"], question.get("params") or {})
+        except registry.Refused as refusal:
+            raise Misbehaved(f"it asks for what this client cannot answer: {refusal.message}") from refusal
+    return dict(asked)
+
+
+async def ask_all(client: Client, questions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Put the questions of a result to a client of the older era, one after the other; raises Misbehaved."""
+    answers: dict[str, Any] = {}
+    for name, question in questions.items():
+        try:
+            answers[name] = await client.ask(question["method"], question.get("params") or {})
+        except registry.Refused as refusal:
+            raise Misbehaved(f"it asked the client, which refused: {refusal.message}") from refusal
+    return answers
+
+
+# Calls that wait ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False, slots=True)
+class Parked:
+    """A call to a server of the older era whose questions a client of 2026-07-28 answers by calling again."""
+
+    caller: str
+    id: str = ""
+    client: Client | None = None
+    work: "asyncio.Task[dict[str, Any]] | None" = None
+    open_questions: "dict[str, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]]" = field(default_factory=dict)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    touched_at: float = field(default_factory=time.monotonic)
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The server asks: hold the question until the client has answered it."""
+        name = f"q{next(self.numbers)}"
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.open_questions[name] = ({"method": method, "params": dict(params)}, answer)
+        self.news.set()
+        try:
+            return await answer
+        finally:
+            self.open_questions.pop(name, None)
+
+    def answer(self, answers: Mapping[str, Any] | None) -> None:
+        """Hand the client's answers on; what it did not answer is asked again."""
+        for name, (_, future) in list(self.open_questions.items()):
+            given = (answers or {}).get(name)
+            if isinstance(given, Mapping) and not future.done():
+                del self.open_questions[name]
+                future.set_result(dict(given))
+
+    async def next(self) -> dict[str, dict[str, Any]] | None:
+        """The questions that wait for the client, or None when the call has ended."""
+        if self.work is None:
+            return None
+        while not self.work.done():
+            if self.open_questions:
+                return {name: question for name, (question, _) in self.open_questions.items()}
+            self.news.clear()
+            news = asyncio.ensure_future(self.news.wait())
+            try:
+                await asyncio.wait({news, self.work}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+        return None
+
+
+class ParkingLot:
+    """The calls of an event loop that wait for their clients."""
+
+    def __init__(self, process: str = "") -> None:
+        self.process = process
+        self._parked: dict[str, Parked] = {}
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def keep(self, parked: Parked) -> None:
+        """Let a call wait; raises RateLimited where its caller has too many that do."""
+        if parked.id:
+            return
+        self._sweep()
+        mine = sum(each.caller == parked.caller for each in self._parked.values())
+        if mine >= MOST_PARKED_OF_ONE or len(self._parked) >= MOST_PARKED:
+            raise RateLimited(
+                "Too many of your calls wait for answers to their questions. Answer those, or let them expire.",
+                details={"retry_after": 30},
+            )
+        parked.id = f"{self.process}.{secrets.token_hex(12)}"
+        self._parked[parked.id] = parked
+        asyncio.get_running_loop().call_later(STATE_SECONDS, self._expire, parked, context=contextvars.Context())
+
+    def find(self, caller: str, parked_id: str) -> Parked | None:
+        """The caller's own call."""
+        found = self._parked.get(parked_id)
+        if found is None or found.caller != caller:
+            return None
+        found.touched_at = time.monotonic()
+        return found
+
+    def end(self, parked: Parked) -> None:
+        """It needs no place any more; work that goes on is ended."""
+        self._parked.pop(parked.id, None)
+        if parked.work is not None and not parked.work.done():
+            parked.work.cancel()
+
+    def end_all(self) -> None:
+        """The end of the server."""
+        for parked in list(self._parked.values()):
+            self.end(parked)
+
+    def _expire(self, parked: Parked) -> None:
+        if parked.id not in self._parked:
+            return
+        left = parked.touched_at + STATE_SECONDS - time.monotonic()
+        if left <= 1:
+            self.end(parked)
+        else:
+            asyncio.get_running_loop().call_later(left, self._expire, parked, context=contextvars.Context())
+
+    def _sweep(self) -> None:
+        for parked in [each for each in self._parked.values() if each.work is not None and each.work.done()]:
+            self._parked.pop(parked.id, None)
+
+
+_lots: dict[asyncio.AbstractEventLoop, ParkingLot] = {}
+
+
+def parking_lot() -> ParkingLot:
+    """That of the running event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _lots:
+        for old in [known for known in _lots if known.is_closed()]:
+            del _lots[old]
+        _lots[loop] = ParkingLot()
+    return _lots[loop]
+
+
+async def park(
+    ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Carry a call of a client of 2026-07-28 to a server of the older era: until it ends, or asks something.
+
+    `start` makes the call, whose questions go to the parked call's `asked`.
+    """
+    lot = parking_lot()
+    if ask.request_state is not None:
+        found = lot.find(place.caller, open_state(place, ask.request_state).parked)
+        if found is None:
+            raise InvalidInput.for_field("requestState", "The call that this continues has ended. Begin it again.")
+        parked, parked.client = found, ask.client
+        parked.answer(ask.input_responses)
+    else:
+        parked = Parked(place.caller, client=ask.client)
+        parked.work = asyncio.ensure_future(start(parked))
+    try:
+        questions = await parked.next()
+        if questions is not None:
+            lot.keep(parked)
+            return {
+                "resultType": INPUT_REQUIRED, "inputRequests": questions,
+                "requestState": seal_state(place, parked=parked.id),
+            }  # fmt: skip
+    except BaseException:
+        lot.end(parked)
+        raise
+    lot.end(parked)
+    assert parked.work is not None  # noqa: S101 - it has ended
+    return parked.work.result()
+
+
+async def converse(
+    ask: Ask,
+    place: Place,
+    send: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]],
+) -> dict[str, Any]:
+    """Carry a call through its rounds: `send` makes one with these further params and gives what the server says.
+
+    Gives a complete result; to a client of 2026-07-28 also one that asks, with our own state. Raises Misbehaved.
+    """
+    more: dict[str, Any] = {}
+    if ask.request_state is not None:
+        opened = open_state(place, ask.request_state)
+        more = {} if opened.upstream is None else {"requestState": opened.upstream}
+    if ask.input_responses is not None:
+        more["inputResponses"] = dict(ask.input_responses)
+    for _ in range(MOST_ROUNDS):
+        result = await send(more)
+        if result.get("resultType", "complete") != INPUT_REQUIRED:
+            return result
+        questions, state = questions_of(result, ask.client), _state_of(result)
+        if ask.client.is_modern:
+            asking: dict[str, Any] = {"resultType": INPUT_REQUIRED, "inputRequests": questions}
+            return {**asking, "requestState": seal_state(place, upstream=state)} if state is not None else asking
+        more = {"inputResponses": await ask_all(ask.client, questions)}
+        if state is not None:
+            more["requestState"] = state
+    raise Misbehaved(f"it asked for input {MOST_ROUNDS} times and still does not answer")
+
+
+def _state_of(result: Mapping[str, Any]) -> str | None:
+    state = result.get("requestState")
+    if state is None:
+        return None
+    if not isinstance(state, str) or len(state) > LARGEST_STATE:
+        raise Misbehaved("its state is no text, or too long")
+    return state

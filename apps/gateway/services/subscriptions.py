@@ -1,0 +1,137 @@
+"""Resources that clients want to hear of: what they subscribed to, and who listens upstream for it.
+
+A client of any revision is told of a server of any other: servers before 2026-07-28 are asked resource by resource and
+tell on their session; those of 2026-07-28 have a stream that says at its beginning which resources it is about.
+"""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from apps.core.actor import Actor
+from apps.core.errors import NotPermitted, RateLimited, ServiceError
+from apps.gateway.services.catalogue import view_for
+from apps.gateway.services.clients import Ask
+from apps.gateway.services.offers import action_of
+from apps.gateway.services.pool import upstreams
+from apps.gateway.services.views import Found
+from apps.gateway.services.ways import Caller
+from apps.policies.services import decide
+from apps.registry import services as registry
+
+logger = logging.getLogger(__name__)
+MOST_RESOURCES = 200
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+UPDATED = "notifications/resources/updated"
+
+
+@dataclass(eq=False, slots=True)
+class _OfServer:
+    """What one client wants to hear of one server."""
+
+    server_id: UUID
+    revision: int
+    caller: Caller
+    tell: Callable[[str], None]
+    is_modern: bool
+    uris: dict[str, str] = field(default_factory=dict)
+    task: "asyncio.Task[None] | None" = None
+
+    def notified(self, method: str, params: Mapping[str, Any]) -> None:
+        """A resource has changed: tell the client by the URI that it knows."""
+        uri = params.get("uri")
+        if method != UPDATED or not isinstance(uri, str):
+            return
+        # A server may tell of a part of what was subscribed to.
+        if listed := self.uris.get(uri):
+            self.tell(listed)
+        elif any(uri.startswith(f"{known.rstrip('/')}/") for known in self.uris):
+            self.tell(uri)
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Nobody is asked outside of a call."""
+        raise registry.Refused(-32601, "Clients are asked only while a call of theirs is carried out.")
+
+    async def ask(self, method: str, uri: str) -> None:
+        """Subscribe at a server of the older era, or take it back."""
+        await upstreams().request(self.server_id, self.revision, self.caller, method, {"uri": uri})
+
+    def listen_anew(self) -> None:
+        """Listen for what is wanted now."""
+        if self.task is not None and (self.is_modern or not self.uris):
+            self.task.cancel()
+            self.task = None
+        if self.uris and (self.task is None or self.task.done()):
+            self.task = asyncio.get_running_loop().create_task(self._listen(), context=contextvars.Context())
+
+    async def _listen(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            notices = {"notifications": {"resourceSubscriptions": list(self.uris)}} if self.is_modern else {}
+            with suppress(ServiceError):
+                await upstreams().listen(self.server_id, self.revision, self.caller, notices, self)
+                pause = FIRST_PAUSE_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if not self.is_modern:
+                # Another session: it knows nothing of what the one before was asked for.
+                with suppress(ServiceError):
+                    for uri in list(self.uris):
+                        await self.ask("resources/subscribe", uri)
+
+
+class Subscriptions:
+    """The resources that one client has subscribed to; `tell` is given the URI of one that has changed."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._servers: dict[UUID, _OfServer] = {}
+
+    async def add(self, actor: Actor, uri: str, ask: Ask) -> None:
+        """Subscribe to a resource; raises UnknownResource, NotPermitted, RateLimited or what the server says."""
+        view = await view_for(actor, bundle=ask.bundle)
+        found = view.find_resource(uri)
+        _check(actor, found)
+        if sum(len(each.uris) for each in self._servers.values()) >= MOST_RESOURCES:
+            raise RateLimited(f"A client may subscribe to {MOST_RESOURCES} resources. Take some back first.")
+        server_id = found.offer.upstream.server_id
+        route = await upstreams().route(server_id, view.revision)
+        of_server = self._servers.get(server_id)
+        if of_server is None:
+            caller = Caller(ask.client.session_id, str(actor.key_id or actor.id or actor.label), ask.client)
+            of_server = _OfServer(server_id, view.revision, caller, self._tell, route.is_modern)
+            self._servers[server_id] = of_server
+        if not route.is_modern:
+            await of_server.ask("resources/subscribe", found.uri)
+        of_server.uris[found.uri] = uri
+        of_server.listen_anew()
+
+    async def remove(self, actor: Actor, uri: str, ask: Ask) -> None:
+        """Take a subscription back; one that there is not is no error."""
+        for of_server in self._servers.values():
+            for own, listed in list(of_server.uris.items()):
+                if listed == uri:
+                    del of_server.uris[own]
+                    if not of_server.is_modern:
+                        with suppress(ServiceError):
+                            await of_server.ask("resources/unsubscribe", own)
+                    of_server.listen_anew()
+
+    def close(self) -> None:
+        """Hear of nothing any more; sessions with servers end by themselves."""
+        for of_server in self._servers.values():
+            of_server.uris.clear()
+            of_server.listen_anew()
+        self._servers.clear()
+
+
+def _check(actor: Actor, found: Found) -> None:
+    decision = decide(actor, action_of(found.offer), found.offer.resource)
+    if not decision.allowed:
+        raise NotPermitted(f"{found.offer.name} was not subscribed to: {decision.reason}")
