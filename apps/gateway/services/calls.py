@@ -13,7 +13,8 @@ from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotPermitted, ServiceError
 from apps.core.threads import in_thread
 from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
-from apps.gateway.services.catalogue import Snapshot, Tool, UnknownTool, snapshot_for
+from apps.gateway.services.catalogue import Snapshot, snapshot_for
+from apps.gateway.services.offers import Tool, UnknownTool
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import ResultCache, canonical, passed_on, size_of
 from apps.gateway.services.ways import Caller
