@@ -43,10 +43,12 @@ ROLE_GRANTS: dict[str, tuple[str, ...]] = {
     Role.OWNER: ("*",),
     Role.ADMIN: ("*",),
     Role.DEVELOPER: (
-        "tool.*", "knowledge.*", "prompt.*", "server.read", "server.write", "server.check", "deployment.read",
-        "job.read", "usage.read", "org.read", "key.write",
+        "tool.*", "knowledge.*", "prompt.*", "resource.*", "bundle.*", "server.read", "server.write", "server.check",
+        "deployment.read", "job.read", "usage.read", "org.read", "key.write",
     ),
-    Role.VIEWER: ("tool.read", "knowledge.read", "prompt.read", "server.read", "job.read", "org.read", "key.write"),
+    Role.VIEWER: (
+        "tool.read", "knowledge.read", "prompt.read", "server.read", "bundle.read", "job.read", "org.read", "key.write",
+    ),
 }  # fmt: skip
 """What each role may do, as patterns over the permissions that apps declare; `server.approve` is staff's alone."""
 

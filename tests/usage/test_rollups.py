@@ -214,6 +214,44 @@ def test_days_are_rebuilt_while_calls_go_on_and_none_is_lost_or_counted_twice(al
         assert usage.look_back(alice.organization.id, span=span).total.calls == UsageEvent.objects.count() == 120
 
 
+@pytest.mark.postgres_only
+@pytest.mark.django_db(transaction=True)
+def test_whoever_writes_while_a_day_is_rebuilt_waits_until_it_is_done(alice, monkeypatch):
+    note(alice, 3)
+    usage.flush()
+    late = Thread(target=_write_one, args=(alice,))
+    events_of_day = rollups._events_of
+
+    def read_while_one_more_is_written(day):
+        events = list(events_of_day(day))
+        late.start()
+        while late.is_alive() and not waits_for_the_rollups():
+            late.join(0.05)
+        return events
+
+    monkeypatch.setattr(rollups, "_events_of", read_while_one_more_is_written)
+    rollups.rebuild_day(timezone.now().astimezone(UTC).date())
+    late.join()
+
+    counted = usage.look_back(alice.organization.id, span=usage.SPANS["24h"]).total.calls
+    assert counted == UsageEvent.objects.count() == 4
+
+
+def waits_for_the_rollups() -> bool:
+    """Whether somebody waits for the lock on the table of roll-ups."""
+    with connection.cursor() as cursor:
+        table = Rollup._meta.db_table
+        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass", [table])
+        return cursor.fetchone() is not None
+
+
+def _write_one(person) -> None:
+    own = writer._Writer()
+    own.record(_call(person, 1))
+    own.write_all()
+    connection.close()
+
+
 def _call(person, number: int) -> writer._Call:
     return writer._Call(
         rollups.new_id(), timezone.now(), person.organization.id, person.actor, "/mcp", "tools/call", f"t{number}",

@@ -2,20 +2,32 @@
 
 from apps.gateway.services.calls import call_tool
 from apps.gateway.services.catalogue import (
+    INSTRUCTIONS,
     ToolList,
-    UnknownTool,
     forget_snapshots,
     input_schema,
+    known_view,
     list_tools,
+    read_view,
     tools_for,
+    view_for,
 )
+from apps.gateway.services.offers import Offer, Tool, UnknownPrompt, UnknownResource, UnknownTool
 from apps.gateway.services.pool import OpenLinks, breaker_state, close_upstreams, count_open, upstreams
 from apps.gateway.services.search import fetch_tool, search_tools
+from apps.gateway.services.views import Found, View
 
 __all__ = [
+    "INSTRUCTIONS",
+    "Found",
+    "Offer",
     "OpenLinks",
+    "Tool",
     "ToolList",
+    "UnknownPrompt",
+    "UnknownResource",
     "UnknownTool",
+    "View",
     "breaker_state",
     "call_tool",
     "close_upstreams",
@@ -23,8 +35,11 @@ __all__ = [
     "fetch_tool",
     "forget_snapshots",
     "input_schema",
+    "known_view",
     "list_tools",
+    "read_view",
     "search_tools",
     "tools_for",
     "upstreams",
+    "view_for",
 ]

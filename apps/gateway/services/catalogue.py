@@ -1,4 +1,4 @@
-"""What each caller may use: a snapshot of an organisation's tools, and the lists that are made from it.
+"""What each caller may use: a snapshot of an organisation's offers, and the views that are made from it.
 
 A snapshot is built from the organisation's revision, which is re-read at most about once a second: lists and calls
 touch no database in between. Nothing here asks an upstream.
@@ -6,17 +6,15 @@ touch no database in between. Nothing here asks an upstream.
 
 import asyncio
 import contextvars
-import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
 
-import orjson
 from django.conf import settings
 
 from apps.auth import services as auth
@@ -25,80 +23,93 @@ from apps.core.errors import NotFound
 from apps.core.loader import load
 from apps.core.threads import in_thread
 from apps.core.toolbox import NativeTool
+from apps.gateway.services.offers import Offer, Tool, is_allowed, native_tool, upstream_offer, upstream_tool
 from apps.gateway.services.pool import upstreams
-from apps.policies.schemas import Resource
-from apps.policies.services import decide
+from apps.gateway.services.views import View, told_apart
 from apps.registry import services as registry
 
 logger = logging.getLogger(__name__)
 # A revoked right must hold within one second in every process, the time of reading included.
 REREAD_SECONDS = 0.9
 FORGET_SECONDS = 600.0
-LISTS_PER_SNAPSHOT = 200
-
-
-class UnknownTool(NotFound):
-    """There is no tool of this name for this organisation; one of another organisation looks the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """One tool as an agent knows it, with what is behind it: a function of ours or a server."""
-
-    name: str
-    definition: dict[str, Any]
-    resource: Resource
-    encoded: bytes
-    legacy_encoded: bytes
-    native: NativeTool | None = None
-    upstream: registry.CatalogueTool | None = None
-
-    @property
-    def server(self) -> str:
-        """The slug of its server; empty for a native tool."""
-        return self.upstream.server_slug if self.upstream else ""
+VIEWS_PER_SNAPSHOT = 200
+EVERYTHING = ""
+"""The endpoint that shows all that a caller may use, among the slugs of bundles."""
+INSTRUCTIONS = (
+    "Gatehouse shows you the tools that your organisation lets you use, each named server__tool, and prompts and"
+    " resources likewise. `search` finds them by words and `fetch` shows one in full; `platform_health` tells what is"
+    " out of order."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolList:
-    """What one caller may use."""
+    """The tools of a view."""
 
     tools: Mapping[str, Tool]
     unavailable: list[dict[str, Any]]
+    view: View
 
     def encoded(self, *, is_modern: bool) -> bytes:
         """The definitions as a JSON list, for revision 2026-07-28 or for the earlier ones."""
-        each = (tool.encoded if is_modern else tool.legacy_encoded for tool in self.tools.values())
-        return b"[" + b",".join(each) + b"]"
+        return self.view.encoded("tools", is_modern=is_modern)
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """An organisation's tools at one revision; it keeps the lists made from it, one for each set of rights."""
+    """What an organisation's agents may use at one revision; it keeps the views made from it, one a set of rights."""
 
     organization_id: UUID | None
     revision: int
     tools: dict[str, Tool]
+    offers: list[Offer]
     unavailable: list[dict[str, Any]]
-    lists: dict[tuple[str, frozenset[str]], ToolList] = field(default_factory=dict)
+    views: dict[tuple[str, str, frozenset[str]], View] = field(default_factory=dict)
 
-    def for_actor(self, actor: Actor) -> ToolList:
-        """The list of everybody who holds the same rights."""
-        key = (actor.kind, actor.grants)
-        found = self.lists.get(key)
+    def everything(self) -> list[Tool | Offer]:
+        """All that is offered."""
+        return [*self.tools.values(), *self.offers]
+
+    def for_actor(self, actor: Actor, *, bundle: str = EVERYTHING) -> View:
+        """The view of everybody who holds the same rights; raises NotFound where there is no such bundle."""
+        key = (bundle, actor.kind, actor.grants)
+        found = self.views.get(key)
         if found is None:
-            if len(self.lists) >= LISTS_PER_SNAPSHOT:
-                self.lists.clear()
-            found = self.lists[key] = self._make_list(actor)
+            if len(self.views) >= VIEWS_PER_SNAPSHOT:
+                self.views.clear()
+            found = self.views[key] = self._make_view(actor, bundle)
         return found
 
-    def _make_list(self, actor: Actor) -> ToolList:
-        allowed = {name: tool for name, tool in self.tools.items() if is_allowed(actor, tool)}
-        servers = {tool.server for tool in allowed.values()}
-        return ToolList(
-            tools=allowed,
+    def _make_view(self, actor: Actor, bundle: str) -> View:
+        if bundle != EVERYTHING:
+            raise NotFound("There is no bundle of this name.")
+        allowed = [thing for thing in self.everything() if is_allowed(actor, thing)]
+        servers = {thing.server for thing in allowed}
+        return View(
+            **_sorted_out(allowed),
             unavailable=[each for each in self.unavailable if each["server"] in servers],
+            revision=self.revision,
+            name="gatehouse",
+            title="Gatehouse",
+            instructions=INSTRUCTIONS,
         )
+
+
+def _sorted_out(things: Iterable[Tool | Offer]) -> dict[str, Any]:
+    """The parts of a view."""
+    offers: dict[str, list[Offer]] = {kind: [] for kind in registry.CapabilityKind.values}
+    tools: dict[str, Tool] = {}
+    for thing in things:
+        if isinstance(thing, Tool):
+            tools[thing.name] = thing
+        else:
+            offers[thing.kind].append(thing)
+    return {
+        "tools": tools,
+        "prompts": {prompt.name: prompt for prompt in offers[registry.CapabilityKind.PROMPT]},
+        "resources": told_apart(offers[registry.CapabilityKind.RESOURCE]),
+        "templates": tuple(told_apart(offers[registry.CapabilityKind.RESOURCE_TEMPLATE]).values()),
+    }
 
 
 @dataclass(slots=True)
@@ -114,16 +125,39 @@ _refreshing: dict[tuple[int, UUID | None], asyncio.Task[Snapshot]] = {}
 
 def list_tools(actor: Actor) -> ToolList:
     """What the actor may use now. It may query: from async code call `tools_for`."""
-    return (_fresh(actor.organization_id) or _refresh(actor.organization_id)).for_actor(actor)
+    return _tools_of(read_view(actor))
+
+
+def read_view(actor: Actor, *, bundle: str = EVERYTHING) -> View:
+    """What the actor sees at an endpoint now. It may query: from async code call `view_for`."""
+    return (_fresh(actor.organization_id) or _refresh(actor.organization_id)).for_actor(actor, bundle=bundle)
 
 
 async def tools_for(actor: Actor) -> ToolList:
-    """What the actor may use now; from memory, or read once for all who ask meanwhile."""
-    return (await snapshot_for(actor)).for_actor(actor)
+    """What the actor may call now; from memory, or read once for all who ask meanwhile."""
+    return _tools_of(await view_for(actor))
+
+
+def _tools_of(view: View) -> ToolList:
+    return ToolList(view.tools, view.unavailable, view)
+
+
+async def view_for(actor: Actor, *, bundle: str = EVERYTHING) -> View:
+    """What the actor sees at an endpoint now: all that they may use, or what a bundle selects of it.
+
+    From memory, or read once for all who ask meanwhile. Raises NotFound where the organisation has no such bundle.
+    """
+    return (await snapshot_for(actor)).for_actor(actor, bundle=bundle)
+
+
+def known_view(actor: Actor, *, bundle: str = EVERYTHING) -> View | None:
+    """The same from memory only; None where it must be read first."""
+    snapshot = _fresh(actor.organization_id)
+    return snapshot.for_actor(actor, bundle=bundle) if snapshot is not None else None
 
 
 async def snapshot_for(actor: Actor) -> Snapshot:
-    """The tools of the actor's organisation, allowed to the actor or not."""
+    """What the actor's organisation offers, allowed to the actor or not."""
     organization_id = actor.organization_id
     snapshot = _fresh(organization_id)
     if snapshot is not None:
@@ -143,21 +177,16 @@ async def _read_for_all(organization_id: UUID | None) -> Snapshot:
     before = _held.get(organization_id)
     snapshot = await in_thread(_refresh, organization_id)
     if organization_id and before is not None and before.snapshot is not snapshot:
-        servers = {tool.upstream.server_id for tool in snapshot.tools.values() if tool.upstream}
+        servers = {thing.upstream.server_id for thing in snapshot.everything() if thing.upstream}
         upstreams().keep_only(organization_id, frozenset(servers))
     return snapshot
 
 
-def input_schema(actor: Actor, name: str) -> dict[str, Any] | None:
+def input_schema(actor: Actor, name: str, *, bundle: str = EVERYTHING) -> dict[str, Any] | None:
     """The input schema of a tool that the actor may use, as last read; memory only."""
     held = _held.get(actor.organization_id)
-    tool = held.snapshot.for_actor(actor).tools.get(name) if held else None
+    tool = held.snapshot.for_actor(actor, bundle=bundle).tools.get(name) if held else None
     return tool.definition.get("inputSchema") if tool else None
-
-
-def is_allowed(actor: Actor, tool: Tool) -> bool:
-    """Whether the actor may call the tool."""
-    return decide(actor, "tool.call", tool.resource).allowed
 
 
 def forget_snapshots() -> None:
@@ -190,24 +219,23 @@ def _refresh(organization_id: UUID | None) -> Snapshot:
 
 
 def _build(organization_id: UUID | None, revision: int) -> Snapshot:
-    tools = {tool.name: _native(tool) for tool in native_tools().values()}
+    tools = {tool.name: native_tool(tool) for tool in native_tools().values()}
     if organization_id is None:
-        return Snapshot(None, revision, tools, [])
+        return Snapshot(None, revision, tools, [], [])
     catalogue = registry.catalogue(organization_id)
-    for offered in catalogue.tools:
-        if offered.public_name in tools:
-            logger.warning("Two tools are called %s; the later one is left out.", offered.public_name)
-            continue
-        tools[offered.public_name] = _upstream(offered)
-    unavailable = [
-        {
-            "server": each.server,
-            "since": _iso(each.since),
-            "reason": each.reason,
-        }
-        for each in catalogue.unavailable
-    ]
-    return Snapshot(organization_id, revision, tools, unavailable)
+    offers = []
+    for item in catalogue.items:
+        if item.kind != registry.CapabilityKind.TOOL:
+            offers.append(upstream_offer(item))
+        elif item.public_name in tools:
+            logger.warning("Two tools are called %s; the later one is left out.", item.public_name)
+        else:
+            tools[item.public_name] = upstream_tool(item)
+    return Snapshot(organization_id, revision, tools, offers, [_as_unavailable(each) for each in catalogue.unavailable])
+
+
+def _as_unavailable(server: registry.Unavailable) -> dict[str, Any]:
+    return {"server": server.server, "since": _iso(server.since), "reason": server.reason}
 
 
 @cache
@@ -222,47 +250,5 @@ def native_tools() -> dict[str, NativeTool]:
     return found
 
 
-def _native(tool: NativeTool) -> Tool:
-    risk = "low" if tool.reads_only else "medium"
-    resource = Resource("tool", tool.name, risk=risk, reads_only=tool.reads_only, required=(tool.permission,))
-    return Tool(tool.name, tool.definition, resource, *_encodings(tool.definition), native=tool)
-
-
-def _upstream(offered: registry.CatalogueTool) -> Tool:
-    resource = Resource(
-        "tool",
-        offered.public_name,
-        server=offered.server_slug,
-        tags=frozenset(offered.tags),
-        environment=offered.environment,
-        risk=offered.risk,
-        reads_only=offered.reads_only,
-        required=tuple(offered.required_scopes),
-    )
-    definition = dict(offered.definition)
-    return Tool(offered.public_name, definition, resource, *_encodings(definition), upstream=offered)
-
-
-def _encodings(definition: dict[str, Any]) -> tuple[bytes, bytes]:
-    """The definition as JSON for revision 2026-07-28, and for the earlier ones; most are the same bytes, kept once."""
-    encoded, legacy = _encode(definition), _legacy(definition)
-    return encoded, encoded if legacy is definition else _encode(legacy)
-
-
-def _encode(definition: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(definition)
-    except TypeError:
-        return json.dumps(definition).encode()  # integers of more than 64 bits
-
-
 def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment else None
-
-
-def _legacy(definition: dict[str, Any]) -> dict[str, Any]:
-    """The definition as revisions before 2026-07-28 allow it: an output schema describes an object, or is left out."""
-    schema = definition.get("outputSchema")
-    if schema is None or (isinstance(schema, dict) and schema.get("type") == "object"):
-        return definition
-    return {name: value for name, value in definition.items() if name != "outputSchema"}

@@ -9,7 +9,8 @@ import orjson
 from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotFound
 from apps.gateway.schemas import FetchOut, Found, SearchOut
-from apps.gateway.services.catalogue import Tool, list_tools
+from apps.gateway.services.catalogue import list_tools
+from apps.gateway.services.offers import Tool
 
 LARGEST_PAGE = 50
 LONGEST_TEXT = 100_000

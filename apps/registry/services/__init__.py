@@ -3,6 +3,7 @@
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, Upstream, UpstreamError
 from apps.registry.backends.masking import secrets_of, without_secrets
 from apps.registry.backends.wire import MODERN
+from apps.registry.models import CapabilityKind
 from apps.registry.schemas import BreakerOut
 from apps.registry.services.capabilities import (
     approve_capability,
@@ -29,6 +30,7 @@ from apps.registry.services.history import get_health, uptime_of
 from apps.registry.services.operators import ServerState, list_server_states, unused_allowances
 from apps.registry.services.routes import (
     Catalogue,
+    CatalogueItem,
     CatalogueTool,
     Unavailable,
     catalogue,
@@ -51,7 +53,9 @@ from apps.registry.services.servers import (
 __all__ = [
     "MODERN",
     "BreakerOut",
+    "CapabilityKind",
     "Catalogue",
+    "CatalogueItem",
     "CatalogueTool",
     "Hello",
     "HttpRefusal",

@@ -14,12 +14,15 @@ from apps.registry.backends.base import ParamHeaders, ServerRoute, Upstream
 from apps.registry.models import Capability, CapabilityKind, Health, Risk, Server
 from apps.registry.services.credentials import headers_of
 from apps.registry.services.definitions import param_headers_of
+from apps.registry.services.names import URI_KINDS
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueTool:
-    """A tool that agents may use, as they see it, with what a decision needs to know about it."""
+class CatalogueItem:
+    """A capability that agents may use, as they see it, with what a decision needs to know about it."""
 
+    id: UUID
+    kind: str
     public_name: str
     name: str
     server_slug: str
@@ -32,6 +35,9 @@ class CatalogueTool:
     rate_limit_per_minute: int | None
     cache_seconds: int | None
     reads_only: bool
+
+
+CatalogueTool = CatalogueItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,13 @@ class Unavailable:
 class Catalogue:
     """Everything of an organisation's servers that agents may use, and the servers that are down just now."""
 
-    tools: tuple[CatalogueTool, ...] = ()
+    items: tuple[CatalogueItem, ...] = ()
     unavailable: tuple[Unavailable, ...] = field(default_factory=tuple)
+
+    @property
+    def tools(self) -> tuple[CatalogueItem, ...]:
+        """Those that are called."""
+        return tuple(item for item in self.items if item.kind == CapabilityKind.TOOL)
 
 
 def connect(route: ServerRoute) -> Upstream:
@@ -99,13 +110,13 @@ def catalogue(organization_id: UUID | None) -> Catalogue:
     rows = (
         Capability.objects.for_org(organization_id)
         .usable()
-        .filter(kind=CapabilityKind.TOOL)
         .select_related("server")
+        .defer("approved_definition", "warnings")
         .order_by("public_name")
     )
     failing = Server.objects.for_org(organization_id).usable().filter(health=Health.UNHEALTHY).order_by("slug")
     return Catalogue(
-        tools=tuple(_catalogue_tool(row) for row in rows),
+        items=tuple(_catalogue_item(row) for row in rows),
         unavailable=tuple(
             Unavailable(server.slug, server.failing_since or server.checked_at, server.health_message)
             for server in failing
@@ -113,8 +124,10 @@ def catalogue(organization_id: UUID | None) -> Catalogue:
     )
 
 
-def _catalogue_tool(row: Capability) -> CatalogueTool:
-    return CatalogueTool(
+def _catalogue_item(row: Capability) -> CatalogueItem:
+    return CatalogueItem(
+        id=row.id,
+        kind=row.kind,
         public_name=row.public_name,
         name=row.name,
         server_slug=row.server.slug,
@@ -131,8 +144,13 @@ def _catalogue_tool(row: Capability) -> CatalogueTool:
 
 
 def as_agents_see(row: Capability) -> dict[str, Any]:
-    """The server's own definition, verbatim but for the name, and for the description where staff wrote another."""
-    shown = {**row.definition, "name": row.public_name}
+    """The server's own definition, verbatim but for its name, and for the description where staff wrote another.
+
+    What has a URI keeps the name of its definition, which is one for people; the road decides about URIs.
+    """
+    shown = dict(row.definition)
+    if row.kind not in URI_KINDS:
+        shown["name"] = row.public_name
     if row.description_override:
         shown["description"] = row.description_override
     return shown
