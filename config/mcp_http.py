@@ -5,18 +5,16 @@ answer to a JSON-RPC message keeps JSON-RPC's shape.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
-from mcp.server.context import ServerRequestContext
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from apps.auth import services as auth
 from apps.core import budget, logs
@@ -32,21 +30,22 @@ from apps.core.errors import (
     UnsupportedMediaType,
 )
 from apps.core.threads import in_thread
+from apps.gateway import services as gateway
 from config.bodies import read_body
-from config.mcp_held import HELD, paced
-from config.mcp_lists import LEFT, filled
+from config.mcp_held import paced
+from config.mcp_messages import LEGACY
+from config.mcp_posts import Request, end_session, listen, post
 from config.mcp_relay import Relay, relaying
 from config.mcp_server import build_server, caller
-from config.mcp_sessions import RELAYED, Sessions
+from config.mcp_sessions import RELAYED, SWEEP_SECONDS, Sessions
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-WATCH_SECONDS = 3.0
-NO_SESSION = 404
 _CREDENTIALS_IN_QUERY = frozenset({"access_token", "token", "api_key", "apikey", "key", "authorization", "bearer"})
 _METHODS = ("GET", "POST", "DELETE")
+_SLUG = re.compile(r"[a-z0-9-]{1,20}\Z")
 
 
 class Misdirected(ServiceError):
@@ -57,49 +56,66 @@ class Misdirected(ServiceError):
 
 # What runs -------------------------------------------------------------------------------------------------------
 
-_apps: dict[asyncio.AbstractEventLoop, Any] = {}
-_sessions: dict[asyncio.AbstractEventLoop, Sessions] = {}
-_relays: dict[asyncio.AbstractEventLoop, Relay] = {}
+
+@dataclass(slots=True)
+class Running:
+    """What serves MCP on one event loop."""
+
+    rest: Any
+    """FastMCP, for what is not answered here."""
+    sessions: Sessions = field(default_factory=Sessions)
+    relay: Relay | None = None
+
+
+_running: dict[asyncio.AbstractEventLoop, Running] = {}
 
 
 @asynccontextmanager
 async def running() -> AsyncIterator[None]:
-    """The MCP server of the running event loop."""
+    """Serve MCP on the running event loop."""
     server = build_server(_actor_of, endpoint=settings.MCP_PATH, is_checked=True)
     app = server.http_app(path=settings.MCP_PATH, json_response=True)
     loop = asyncio.get_running_loop()
     async with app.lifespan(app):
-        _apps[loop], _sessions[loop] = app, Sessions()
+        here = _running[loop] = Running(app)
+        sweeping = loop.create_task(_end_idle_sessions(here))
         try:
-            async with _with_others(loop):
+            async with _with_others(here):
                 yield
         finally:
-            del _apps[loop], _sessions[loop]
+            sweeping.cancel()
+            here.sessions.end_all()
+            gateway.parking_lot().end_all()
+            del _running[loop]
+
+
+async def _end_idle_sessions(here: Running) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        here.sessions.end_idle(asyncio.get_running_loop().time())
 
 
 @asynccontextmanager
-async def _with_others(loop: asyncio.AbstractEventLoop) -> AsyncIterator[None]:
+async def _with_others(here: Running) -> AsyncIterator[None]:
     """Reach the sessions of other web processes, where Redis lets there be others."""
     from config.asgi import application
 
     async with relaying(application) as relay:
-        if relay is not None:
-            _relays[loop] = relay
+        here.relay = relay
+        gateway.parking_lot().process = relay.name if relay else ""
         try:
             yield
         finally:
-            _relays.pop(loop, None)
+            here.relay = None
 
 
 def count_sessions(organization_id: UUID | None) -> int:
     """How many sessions this process holds open for an organisation, or for all; any thread may ask."""
-    return sum(sessions.count(organization_id) for sessions in list(_sessions.values()))
+    return sum(each.sessions.count(organization_id) for each in list(_running.values()))
 
 
-async def _actor_of(ctx: ServerRequestContext[Any, Any]) -> Actor:
-    # The request's own, never the session's: a session outlives the rights of the request that opened it.
-    request: Any = ctx.request
-    actor: Actor = request.scope["actor"]
+async def _actor_of(ctx: Any) -> Actor:
+    actor: Actor = ctx.request.scope["actor"]
     return actor
 
 
@@ -111,41 +127,46 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     headers = _read_headers(scope)
     _check_host(headers)
     _check_origin(scope, headers)
-    _check_address(scope)
+    bundle = _check_address(scope)
     _check_method(scope, headers)
     credential = _credential(headers)
     actor = await _admit(credential, scope, headers)
-    method, body = await _read_message(scope, headers, receive)
-    relay = _relays.get(asyncio.get_running_loop())
-    if relay is not None:
-        owner, session_id = relay.owner_of(headers.get(b"mcp-session-id", b"").decode("latin-1"))
-        if owner not in ("", relay.name) and RELAYED not in scope:
-            if await relay.forward(owner, scope, body, receive, send):
-                return
-        elif owner:
-            scope = _with_inner_id(scope, headers, session_id.encode())
-        send = _with_public_id(relay, send)
+    parsed, body = await _read_message(scope, headers, receive)
+    here = _running[asyncio.get_running_loop()]
+    if here.relay is not None:
+        if await _relayed(here.relay, scope, headers, parsed, body, receive, send):
+            return
+        send = _with_public_id(here.relay, send)
     marks = logs.current_actor.set(actor), caller.set(actor)
     try:
-        left: list[bytes] = []
-        inner = {**scope, "path": settings.MCP_PATH, "raw_path": settings.MCP_PATH.encode(), "root_path": "",
-                 "actor": actor, "user": _principal(actor), LEFT: left}  # fmt: skip
-        with budget.share_for(actor.organization_id) as inner[HELD]:
-            work = _within_share(inner, headers, _replayed(body, receive), filled(left, paced(send)))
-            if scope["method"] == "GET" or method == "subscriptions/listen":
-                await _while_admitted(work, lambda: _admit(credential, scope, headers))
+        with budget.share_for(actor.organization_id) as share:
+            request = Request(here, scope, headers, actor, bundle, receive, paced(send), share)
+            admit = lambda: _admit(credential, scope, headers)  # noqa: E731
+            if scope["method"] == "POST":
+                await post(request, parsed, body, admit)
+            elif scope["method"] == "GET":
+                await listen(request, admit)
             else:
-                await work
+                await end_session(request)
     finally:
         logs.current_actor.reset(marks[0])
         caller.reset(marks[1])
 
 
-def _with_inner_id(scope: Scope, headers: dict[bytes, bytes], session_id: bytes) -> Scope:
-    """The request with the session's id as the SDK knows it; the headers that were read follow."""
-    headers[b"mcp-session-id"] = session_id
-    sent = [(name, session_id if name == b"mcp-session-id" else value) for name, value in scope["headers"]]
-    return {**scope, "headers": sent}
+async def _relayed(
+    relay: Relay, scope: Scope, headers: dict[bytes, bytes], parsed: Any, body: bytes, receive: Receive, send: Send
+) -> bool:
+    """Whether another process has answered: the session lives there, or the call that is continued."""
+    owner, session_id = relay.owner_of(headers.get(b"mcp-session-id", b"").decode("latin-1"))
+    if owner:
+        headers[b"mcp-session-id"] = session_id.encode()
+    else:
+        params = parsed.get("params") if isinstance(parsed, dict) else None
+        state = params.get("requestState") if isinstance(params, dict) else None
+        owner = gateway.owner_of_state(state) if isinstance(state, str) else ""
+    if owner in ("", relay.name) or RELAYED in scope:
+        return False
+    return await relay.forward(owner, scope, body, receive, send)
 
 
 def _with_public_id(relay: Relay, send: Send) -> Send:
@@ -160,45 +181,6 @@ def _with_public_id(relay: Relay, send: Send) -> Send:
         await send(message)
 
     return send_public
-
-
-async def _within_share(inner: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-    """Let the SDK answer, and end the caller's oldest session where this request has opened one too many."""
-    loop = asyncio.get_running_loop()
-    app, sessions, actor = _apps[loop], _sessions[loop], inner["actor"]
-    known = headers.get(b"mcp-session-id", b"").decode("latin-1")
-    opened: list[str] = []
-
-    async def watched(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start" and (
-            inner["method"] == "DELETE" or message["status"] == NO_SESSION
-        ):
-            sessions.note_end(actor, known)
-        elif message["type"] == "http.response.start" and not known:
-            opened.extend(value.decode() for name, value in message["headers"] if name == b"mcp-session-id")
-        await send(message)
-
-    sessions.note_use(actor, known)
-    await app(inner, receive, watched)
-    for session_id in opened:
-        for oldest, user in sessions.note_open(actor, session_id, inner["user"]):
-            await _end_session(app, inner, oldest, user)
-
-
-async def _end_session(app: Any, scope: Scope, session_id: str, user: Any) -> None:
-    """End a session as its own client would."""
-
-    async def receive() -> MutableMapping[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def ignore(_: MutableMapping[str, Any]) -> None:
-        """Nobody waits for the answer."""
-
-    await app(
-        {**scope, "method": "DELETE", "headers": [(b"mcp-session-id", session_id.encode())], "user": user},
-        receive,
-        ignore,
-    )
 
 
 def _read_headers(scope: Scope) -> dict[bytes, bytes]:
@@ -237,19 +219,23 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
-def _check_address(scope: Scope) -> None:
-    if scope["path"].rstrip("/") != settings.MCP_PATH:
+def _check_address(scope: Scope) -> str:
+    """The slug of the bundle that is asked for; "" is everything that the caller may use."""
+    path: str = scope["path"].rstrip("/")
+    bundle = path.removeprefix(settings.MCP_PATH).removeprefix("/")
+    if path != settings.MCP_PATH and not _SLUG.match(bundle):
         raise NotFound(f"There is no MCP endpoint here. Use {settings.MCP_PATH}.")
     names = {
         name.lower() for name, _ in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
     }
     if names & _CREDENTIALS_IN_QUERY:
         raise NotAuthenticated("Send the credential in the Authorization header, never in the address.")
+    return bundle
 
 
 def _check_method(scope: Scope, headers: dict[bytes, bytes]) -> None:
     revision = headers.get(b"mcp-protocol-version")
-    is_stateless = revision is not None and revision.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS
+    is_stateless = revision is not None and revision.decode("latin-1") not in LEGACY
     allowed: Iterable[str] = ("POST",) if is_stateless else _METHODS
     if scope["method"] not in allowed:
         raise MethodNotAllowed(details={"allowed": list(allowed)})
@@ -275,53 +261,12 @@ async def _admit(credential: str, scope: Scope, headers: dict[bytes, bytes]) -> 
     )
 
 
-async def _read_message(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> tuple[str, bytes]:
-    """The JSON-RPC method, if there is one, and the body, read strictly."""
+async def _read_message(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> tuple[Any, bytes]:
+    """The body, read strictly."""
     if scope["method"] != "POST":
-        return "", b""
+        return None, b""
     kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if kind != "application/json" or headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the message as application/json, not compressed.")
     body = await read_body(headers, receive)
-    message = read_json(body)
-    method = message.get("method") if isinstance(message, dict) else None
-    return method if isinstance(method, str) else "", body
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Give the body that was read once more, then whatever else comes."""
-    pending = [body]
-
-    async def replay() -> MutableMapping[str, Any]:
-        if pending:
-            return {"type": "http.request", "body": pending.pop(), "more_body": False}
-        return await receive()
-
-    return replay
-
-
-def _principal(actor: Actor) -> AuthenticatedUser:
-    """Whom the SDK binds a session to: the key, or the user, in this organisation."""
-    return AuthenticatedUser(
-        AccessToken(
-            token="",
-            client_id=f"{actor.kind}:{actor.key_id or actor.id}",
-            scopes=[],
-            subject=f"{actor.user_id}@{actor.organization_id}",
-        )
-    )
-
-
-async def _while_admitted(work: Awaitable[None], admit: Callable[[], Awaitable[Actor]]) -> None:
-    """Let a stream run as long as its credential holds; a revoked one ends it within seconds."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=WATCH_SECONDS))[0]:
-            try:
-                await admit()
-            except ServiceError:
-                break
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    return read_json(body), body

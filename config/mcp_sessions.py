@@ -5,7 +5,6 @@ and an organisation, has a share of its own: one more ends the one that was left
 """
 
 import asyncio
-import contextvars
 import itertools
 import secrets
 from collections import OrderedDict
@@ -28,6 +27,7 @@ SWEEP_SECONDS = 30.0
 MOST_STREAMS = 32
 """How many ended streams a session keeps for clients whose connection broke."""
 PRIMED_SINCE = "2025-11-25"
+UPDATED = "notifications/resources/updated"
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +48,11 @@ class Session:
     questions: "dict[str, asyncio.Future[Mapping[str, Any]]]" = field(default_factory=dict)
     streams: "OrderedDict[str, Stream]" = field(default_factory=OrderedDict)
     notices: Stream | None = None
-    seen: dict[str, Any] = field(default_factory=dict)
+    subscriptions: gateway.Subscriptions = field(init=False)
     _numbers: Any = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.subscriptions = gateway.Subscriptions(lambda uri: self.notify(UPDATED, {"uri": uri}))
 
     def new_stream(self) -> Stream:
         """A stream whose events can be read again."""
@@ -72,17 +75,17 @@ class Session:
             return False
         return self.notices.put(call_message(method, params), may_be_dropped=True)
 
-    def ask(self, put: Callable[[bytes], bool], method: str, params: Mapping[str, Any]) -> (
-        "asyncio.Future[Mapping[str, Any]] | None"
-    ):  # fmt: skip
-        """Ask the client something by way of `put`; the future gets its answer, as it came. None: it cannot be asked."""
+    def ask(
+        self, put: Callable[[bytes], bool], method: str, params: Mapping[str, Any]
+    ) -> "tuple[str, asyncio.Future[Mapping[str, Any]]] | None":
+        """Ask the client by way of `put`; the future gets its answer, as it came. None where it cannot be asked."""
         number = f"gatehouse-{next(self._numbers)}"
         answer: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         if self.is_over or not put(call_message(method, params, number)):
             return None
         self.questions[number] = answer
         answer.add_done_callback(lambda _: self.questions.pop(number, None))
-        return answer
+        return number, answer
 
     def answered(self, number: Any, answer: Mapping[str, Any]) -> None:
         """The client has answered; what nobody waits for any more is dropped."""
@@ -106,6 +109,7 @@ class Session:
             stream.end()
         for question in list(self.questions.values()):
             question.cancel()
+        self.subscriptions.close()
         gateway.upstreams().close_session(self.id)
 
 
@@ -178,8 +182,3 @@ class Sessions:
     def _use(self, session: Session) -> None:
         session.used_at = asyncio.get_running_loop().time()
         self._by_organization[session.organization_id].move_to_end(session.id)
-
-
-def in_nobodys_context(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
-    """A timer that keeps no request's context alive."""
-    return loop.call_later(seconds, call, context=contextvars.Context())

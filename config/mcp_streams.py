@@ -131,6 +131,7 @@ class Reply:
     def __init__(self, send: Send, receive: Receive, *, can_stream: bool, stream: Callable[[], Stream] = Stream) -> None:
         self.can_stream = can_stream
         self.has_left = False
+        self.is_cancelled = False
         self._send = send
         self._receive = receive
         self._new_stream = stream
@@ -149,7 +150,7 @@ class Reply:
 
     async def finish(self, body: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None) -> None:
         """Send the result, which is the end."""
-        self._stop()
+        self.stop()
         if self._stream is not None and self._writing is not None:
             self._stream.put(body)
             self._stream.end()
@@ -161,7 +162,7 @@ class Reply:
 
     async def drop(self) -> None:
         """End without a result: the caller has left, or has cancelled its request."""
-        self._stop()
+        self.stop()
         if self._stream is not None and self._writing is not None:
             self._stream.end()
             if self.has_left:
@@ -171,7 +172,14 @@ class Reply:
             await self._send({"type": "http.response.start", "status": 202, "headers": []})
             await self._send({"type": "http.response.body", "body": b""})
 
-    def _stop(self) -> None:
+    def cancel(self) -> None:
+        """Give up the work: its caller has left, or wants no answer any more."""
+        if self._work is not None and not self.is_cancelled:
+            self.is_cancelled = True
+            self._work.cancel()
+
+    def stop(self) -> None:
+        """Watch the caller no more."""
         self._timer.cancel()
         if self._watching is not None:
             self._watching.cancel()
@@ -196,8 +204,7 @@ class Reply:
             self.has_left = True
             if self._stream is not None and self._stream.name:
                 await self._wait_for_return(self._stream)
-            if self._work is not None:
-                self._work.cancel()
+            self.cancel()
         finally:
             leaving.cancel()
 

@@ -1,6 +1,6 @@
 """What the road does: show each caller their tools, and carry their calls."""
 
-from apps.gateway.services.calls import call_tool
+from apps.gateway.services.calls import call_tool, complete, get_prompt, read_resource
 from apps.gateway.services.catalogue import (
     INSTRUCTIONS,
     ToolList,
@@ -12,12 +12,24 @@ from apps.gateway.services.catalogue import (
     tools_for,
     view_for,
 )
+from apps.gateway.services.clients import Ask, Client, Silent
 from apps.gateway.services.offers import Offer, Tool, UnknownPrompt, UnknownResource, UnknownTool
 from apps.gateway.services.pool import OpenLinks, breaker_state, close_upstreams, count_open, upstreams
+from apps.gateway.services.rounds import owner_of_state, parking_lot
 from apps.gateway.services.search import fetch_tool, search_tools
+from apps.gateway.services.subscriptions import Subscriptions
 from apps.gateway.services.views import Found, View
 
 __all__ = [
+    "read_resource",
+    "parking_lot",
+    "owner_of_state",
+    "get_prompt",
+    "complete",
+    "Subscriptions",
+    "Silent",
+    "Client",
+    "Ask",
     "INSTRUCTIONS",
     "Found",
     "Offer",

@@ -20,6 +20,15 @@ class Paused(BackendDown):
     """A process that ended by itself is not started again yet."""
 
 
+class ServerRefused(registry.UpstreamError):
+    """A server's own JSON-RPC error, with the server's name; `said` is what it said itself."""
+
+    def __init__(self, error: registry.UpstreamError, route: registry.ServerRoute) -> None:
+        self.said = without_secrets(error.message, route)
+        super().__init__(error.rpc_code, f"The server {route.slug} refused the call: {self.said}", error.data)
+        self.details["server"] = route.slug
+
+
 def busy(route: registry.ServerRoute) -> Busy:
     """The error of a call that found no slot in time."""
     return Busy(
@@ -51,8 +60,8 @@ def named(error: BackendError, route: registry.ServerRoute) -> BackendError:
     again = "Try again in a moment; if it stays so, ask an admin to look at it under Servers."
     kind: type[BackendError] = BackendError
     if isinstance(error, registry.UpstreamError):
-        message = f"The server {route.slug} refused the call: {without_secrets(error.message, route)}"
-    elif isinstance(error, BackendTimeout):
+        return ServerRefused(error, route)
+    if isinstance(error, BackendTimeout):
         kind = BackendTimeout
         message = f"The server {route.slug} did not answer within {route.timeout_seconds:g} seconds. {again}"
     elif isinstance(error, BackendDown):

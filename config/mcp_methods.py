@@ -1,0 +1,345 @@
+"""The methods of the protocol, for every revision: what an agent asks, and the service that answers.
+
+Each takes an exchange and gives the answer as bytes. What a revision does not know is refused there as unknown.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+
+from apps.core import budget
+from apps.core.actor import Actor
+from apps.core.errors import InvalidInput, NotFound, ServiceError
+from apps.gateway import services as gateway
+from apps.gateway.services.clients import LOG_LEVELS
+from apps.registry import services as registry
+from config.mcp_messages import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    LEGACY,
+    META,
+    METHOD_NOT_FOUND,
+    MISSING_CAPABILITY,
+    MODERN,
+    RESOURCE_NOT_FOUND,
+    SERVER_INFO,
+    UNAVAILABLE,
+    Message,
+    RpcError,
+    as_rpc_error,
+    call_message,
+    error_result,
+    result_message,
+    result_with_list,
+)
+from config.mcp_sessions import Session
+from config.mcp_streams import Reply
+from config.outages import as_outage
+
+logger = logging.getLogger(__name__)
+
+LIST_SECONDS = 5
+URL_ELICITATION_REQUIRED = -32042
+_TRAVELS = ("progressToken", "traceparent", "tracestate", "baggage", META + "logLevel")
+_VERBATIM = frozenset({MISSING_CAPABILITY, URL_ELICITATION_REQUIRED})
+"""Errors of a server about a tool's call that programs understand; a model reads the others as a result."""
+_ONLY_MODERN = ("resultType", "ttlMs", "cacheScope")
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One request of an agent while it is answered; to the gateway it is the client."""
+
+    actor: Actor
+    message: Message
+    reply: Reply
+    bundle: str = ""
+    endpoint: str = "/mcp"
+    session: Session | None = None
+    capabilities: Mapping[str, Any] = None  # type: ignore[assignment] - set by every door
+    info: Mapping[str, Any] = None  # type: ignore[assignment]
+    share: budget.Share | None = None
+    view: gateway.View | None = None
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether it speaks 2026-07-28."""
+        return self.session is None
+
+    @property
+    def session_id(self) -> str | None:
+        """Its session."""
+        return self.session.id if self.session else None
+
+    @property
+    def log_level(self) -> str:
+        """How much of servers' logs it wants: said once for a session, or with each request."""
+        if self.session is not None:
+            return self.session.log_level
+        level = self.message.meta.get(META + "logLevel")
+        return level if isinstance(level, str) else ""
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Say something on the stream of this request."""
+        self.reply.put(call_message(method, params), may_be_dropped=True)
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the client on the stream of this request; raises Refused."""
+        question = self.session.ask(self.reply.put, method, params) if self.session else None
+        if question is None:
+            raise registry.Refused(METHOD_NOT_FOUND, "This client cannot be asked: it takes no event stream.")
+        number, answer = question
+        try:
+            said = await answer
+        except asyncio.CancelledError:
+            self.reply.put(call_message("notifications/cancelled", {"requestId": number}))
+            raise
+        error, result = said.get("error"), said.get("result")
+        if isinstance(error, Mapping):
+            code = error.get("code")
+            raise registry.Refused(
+                code if type(code) is int else INTERNAL_ERROR, str(error.get("message"))[:1000], error.get("data")
+            )
+        return dict(result) if isinstance(result, Mapping) else {}
+
+    def as_ask(self) -> gateway.Ask:
+        """How the gateway is asked."""
+        params = self.message.params
+        answers, state = params.get("inputResponses"), params.get("requestState")
+        if not (answers is None or isinstance(answers, dict)) or not (state is None or isinstance(state, str)):
+            raise RpcError(INVALID_PARAMS, "inputResponses is an object and requestState a text.")
+        meta = {name: value for name, value in self.message.meta.items() if name in _TRAVELS}
+        return gateway.Ask(self, self.endpoint, self.bundle, meta, answers, state, self.share)
+
+    def text(self, name: str) -> str:
+        """A parameter that has to be a text; raises RpcError."""
+        value = self.message.params.get(name)
+        if not isinstance(value, str) or not value:
+            raise RpcError(INVALID_PARAMS, f"{self.message.method} takes {name}, a text.")
+        return value
+
+    def mapping(self, name: str, *, is_needed: bool = False) -> dict[str, Any] | None:
+        """A parameter that has to be an object; raises RpcError."""
+        value = self.message.params.get(name)
+        if not isinstance(value, dict) and (is_needed or value is not None):
+            raise RpcError(INVALID_PARAMS, f"{self.message.method} takes {name}, an object.")
+        return value
+
+
+Method = Callable[[Exchange], Awaitable[bytes]]
+
+
+async def answer(exchange: Exchange) -> bytes:
+    """The answer to a request; raises RpcError, and nothing else that has a name."""
+    method = exchange.message.method
+    found = (MODERN_METHODS if exchange.is_modern else LEGACY_METHODS).get(method)
+    if found is None:
+        raise RpcError(METHOD_NOT_FOUND, f"There is no method {method[:100]} here.", {"method": method[:100]})
+    try:
+        return await found(exchange)
+    except registry.UpstreamError as error:
+        raise RpcError(error.rpc_code, getattr(error, "said", error.message), error.data) from error
+    except gateway.UnknownResource as error:
+        raise _no_resource(exchange, error) from error
+    except ServiceError as error:
+        raise as_rpc_error(error) from error
+    except (OperationalError, InterfaceError) as error:
+        raise as_rpc_error(as_outage(error) or ServiceError()) from error
+
+
+def _no_resource(exchange: Exchange, error: NotFound) -> RpcError:
+    told = as_rpc_error(error)
+    code = INVALID_PARAMS if exchange.is_modern else RESOURCE_NOT_FOUND
+    return RpcError(code, told.message, {**told.data, "uri": exchange.message.params.get("uri")})
+
+
+def _result(exchange: Exchange, result: Mapping[str, Any]) -> bytes:
+    """A result in the words of the caller's revision."""
+    number = exchange.message.id
+    assert number is not None  # noqa: S101 - a request has one
+    if exchange.is_modern:
+        stamped = {**result, "_meta": {**result.get("_meta", {}), **_stamp()}}
+        stamped.setdefault("resultType", "complete")
+        return result_message(number, stamped)
+    if any(name in result for name in _ONLY_MODERN):
+        result = {name: value for name, value in result.items() if name not in _ONLY_MODERN}
+    return result_message(number, result)
+
+
+def _stamp() -> dict[str, Any]:
+    return {SERVER_INFO: server_info()}
+
+
+def server_info() -> dict[str, str]:
+    """Who we are."""
+    return {"name": "gatehouse", "title": "Gatehouse", "version": settings.VERSION}
+
+
+def _capabilities() -> dict[str, Any]:
+    return {
+        "tools": {"listChanged": True}, "prompts": {"listChanged": True},
+        "resources": {"subscribe": True, "listChanged": True}, "completions": {}, "logging": {},
+    }  # fmt: skip
+
+
+# Beginning ---------------------------------------------------------------------------------------------------------
+
+
+async def hello(actor: Actor, params: Mapping[str, Any], bundle: str) -> tuple[str, dict[str, Any]]:
+    """The revision that a session will speak, and the result of `initialize`."""
+    asked = params.get("protocolVersion")
+    if not isinstance(asked, str) or not isinstance(params.get("capabilities", {}), dict):
+        raise RpcError(INVALID_PARAMS, "initialize takes protocolVersion, a text, and capabilities, an object.")
+    version = asked if asked in LEGACY else LEGACY[-1]
+    view = await gateway.view_for(actor, bundle=bundle)
+    said: dict[str, Any] = {
+        "protocolVersion": version, "capabilities": _capabilities(), "serverInfo": _info_of(view),
+    }  # fmt: skip
+    if view.instructions:
+        said["instructions"] = view.instructions
+    return version, said
+
+
+def _info_of(view: gateway.View) -> dict[str, str]:
+    return {**server_info(), **({"title": view.title} if view.title else {})}
+
+
+async def _discover(exchange: Exchange) -> bytes:
+    view = await gateway.view_for(exchange.actor, bundle=exchange.bundle)
+    capabilities = _capabilities()
+    said: dict[str, Any] = {
+        "supportedVersions": [MODERN], "capabilities": capabilities, **_fresh_for(LIST_SECONDS),
+        **({"instructions": view.instructions} if view.instructions else {}),
+    }  # fmt: skip
+    return _result(exchange, said)
+
+
+async def _ping(exchange: Exchange) -> bytes:
+    return _result(exchange, {})
+
+
+# Lists -------------------------------------------------------------------------------------------------------------
+
+_KINDS: Mapping[str, tuple[str, Any]] = {
+    "tools/list": ("tools", "tools"), "prompts/list": ("prompts", "prompts"),
+    "resources/list": ("resources", "resources"), "resources/templates/list": ("resourceTemplates", "templates"),
+}  # fmt: skip
+
+
+async def _list(exchange: Exchange) -> bytes:
+    """A list has one page, which is there as bytes: nothing is encoded again."""
+    if exchange.message.params.get("cursor") is not None:
+        raise RpcError(INVALID_PARAMS, "This cursor is not one of ours: the list has one page.")
+    view = await gateway.view_for(exchange.actor, bundle=exchange.bundle)
+    name, kind = _KINDS[exchange.message.method]
+    listed = view.encoded(kind, is_modern=exchange.is_modern)
+    meta: dict[str, Any] = {UNAVAILABLE: view.unavailable} if view.unavailable else {}
+    number = exchange.message.id
+    assert number is not None  # noqa: S101
+    if not exchange.is_modern:
+        return result_with_list(number, name, listed, {"_meta": meta} if meta else {})
+    rest = {"resultType": "complete", **_fresh_for(LIST_SECONDS), "_meta": {**meta, **_stamp()}}
+    return result_with_list(number, name, listed, rest)
+
+
+def _fresh_for(seconds: float) -> dict[str, Any]:
+    """How long a client may keep a result: for itself alone, since no two callers need see the same."""
+    return {"ttlMs": int(seconds * 1000), "cacheScope": "private"}
+
+
+# Uses --------------------------------------------------------------------------------------------------------------
+
+
+async def _call(exchange: Exchange) -> bytes:
+    params = exchange.message.params
+    name, arguments = params.get("name"), params.get("arguments")
+    if not isinstance(name, str) or not name or not (arguments is None or isinstance(arguments, dict)):
+        raise RpcError(INVALID_PARAMS, "tools/call takes a name and an object of arguments.")
+    try:
+        result = await gateway.call_tool(exchange.actor, name=name, arguments=arguments, ask=exchange.as_ask())
+    except gateway.UnknownTool:
+        raise
+    except registry.UpstreamError as error:
+        if error.rpc_code in _VERBATIM:
+            raise
+        result = error_result(error)
+    except InvalidInput as error:
+        if "requestState" in error.details.get("fields", {}):
+            raise
+        result = error_result(error)
+    except ServiceError as error:
+        result = error_result(error)
+    except (OperationalError, InterfaceError) as error:
+        result = error_result(as_outage(error) or ServiceError())
+    except RpcError:
+        raise
+    except Exception:
+        logger.exception("A tool call failed.")
+        result = error_result(ServiceError())
+    return _result(exchange, result)
+
+
+async def _get_prompt(exchange: Exchange) -> bytes:
+    name, arguments = exchange.text("name"), exchange.mapping("arguments")
+    result = await gateway.get_prompt(exchange.actor, name=name, arguments=arguments, ask=exchange.as_ask())
+    return _result(exchange, result)
+
+
+async def _read(exchange: Exchange) -> bytes:
+    result = await gateway.read_resource(exchange.actor, uri=exchange.text("uri"), ask=exchange.as_ask())
+    if exchange.is_modern and result.get("resultType", "complete") == "complete":
+        milliseconds = result.get("ttlMs")
+        is_time = type(milliseconds) is int and milliseconds >= 0
+        result = {**result, "ttlMs": milliseconds if is_time else 0, "cacheScope": "private"}
+    return _result(exchange, result)
+
+
+async def _complete(exchange: Exchange) -> bytes:
+    reference, argument = exchange.mapping("ref", is_needed=True), exchange.mapping("argument", is_needed=True)
+    assert reference is not None and argument is not None  # noqa: S101 - `mapping` has refused that
+    if reference.get("type") not in ("ref/prompt", "ref/resource") or not isinstance(argument.get("name"), str):
+        raise RpcError(INVALID_PARAMS, "completion/complete takes a reference to a prompt or a resource, and an argument.")
+    result = await gateway.complete(
+        exchange.actor, reference=reference, argument=argument, context=exchange.mapping("context"),
+        ask=exchange.as_ask(),
+    )  # fmt: skip
+    return _result(exchange, result)
+
+
+# What sessions keep ------------------------------------------------------------------------------------------------
+
+
+async def _set_level(exchange: Exchange) -> bytes:
+    level = exchange.text("level")
+    if level not in LOG_LEVELS or exchange.session is None:
+        raise RpcError(INVALID_PARAMS, f"The level is one of {', '.join(LOG_LEVELS)}.")
+    exchange.session.log_level = level
+    return _result(exchange, {})
+
+
+async def _subscribe(exchange: Exchange) -> bytes:
+    assert exchange.session is not None  # noqa: S101 - a method of sessions
+    await exchange.session.subscriptions.add(exchange.actor, exchange.text("uri"), exchange.as_ask())
+    return _result(exchange, {})
+
+
+async def _unsubscribe(exchange: Exchange) -> bytes:
+    assert exchange.session is not None  # noqa: S101
+    await exchange.session.subscriptions.remove(exchange.actor, exchange.text("uri"), exchange.as_ask())
+    return _result(exchange, {})
+
+
+_BOTH: Mapping[str, Method] = {
+    **dict.fromkeys(_KINDS, _list),
+    "tools/call": _call, "prompts/get": _get_prompt, "resources/read": _read, "completion/complete": _complete,
+}  # fmt: skip
+LEGACY_METHODS: Mapping[str, Method] = {
+    **_BOTH, "ping": _ping, "logging/setLevel": _set_level, "resources/subscribe": _subscribe,
+    "resources/unsubscribe": _unsubscribe,
+}  # fmt: skip
+MODERN_METHODS: Mapping[str, Method] = {**_BOTH, "server/discover": _discover}

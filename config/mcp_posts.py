@@ -1,0 +1,427 @@
+"""One message over HTTP, in either era: checked as its revision wants it, answered, and told with the right status.
+
+Up to 2025-11-25 a session begins with `initialize` and lives on; 2026-07-28 has none: every request says by itself who
+asks and how, and its headers repeat what proxies route by.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.shared.inbound import (
+    InboundLadderRejection,
+    classify_inbound_request,
+    find_duplicated_routing_header,
+    validate_mcp_param_headers,
+)
+
+from apps.core import budget
+from apps.core.actor import Actor
+from apps.core.errors import ServiceError
+from apps.gateway import services as gateway
+from config.mcp_messages import (
+    HEADER_MISMATCH,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    LEGACY,
+    META,
+    MODERN,
+    SUBSCRIPTION_ID,
+    Message,
+    RpcError,
+    as_rpc_error,
+    call_message,
+    error_message,
+    read_message,
+    result_message,
+    status_of,
+)
+from config.mcp_methods import Exchange, answer, hello
+from config.mcp_sessions import UPDATED, Session
+from config.mcp_streams import JSON_HEADERS, Receive, Reply, Send, Stream, place_of
+
+logger = logging.getLogger(__name__)
+Admit = Callable[[], Awaitable[Actor]]
+
+WATCH_SECONDS = 1.0
+"""How often an open stream asks whether its caller is still let in, and whether its lists have changed."""
+CHANGES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "toolsListChanged": ("notifications/tools/list_changed", ("tools",)),
+    "promptsListChanged": ("notifications/prompts/list_changed", ("prompts",)),
+    "resourcesListChanged": ("notifications/resources/list_changed", ("resources", "templates")),
+}
+MOST_STREAMS_OF_ONE_CALLER = 64
+_streams: dict[str, int] = {}
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request that was let in."""
+
+    here: Any
+    scope: MutableMapping[str, Any]
+    headers: dict[bytes, bytes]
+    actor: Actor
+    bundle: str
+    receive: Receive
+    send: Send
+    share: budget.Share
+
+    def header(self, name: bytes) -> str | None:
+        """A header's value."""
+        found = self.headers.get(name)
+        return found.decode("latin-1") if found is not None else None
+
+    def accepts(self, kind: str) -> bool:
+        """Whether the caller takes answers of this type."""
+        said = self.header(b"accept")
+        if said is None:
+            return True
+        ranges = {part.partition(";")[0].strip().lower() for part in said.split(",")}
+        return bool(ranges & {kind, f"{kind.partition('/')[0]}/*", "*/*"})
+
+    async def give(self, status: int, body: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        """Answer at once."""
+        length = (b"content-length", str(len(body)).encode())
+        sent = [*(JSON_HEADERS if body else []), length, *(headers or [])]
+        await self.send({"type": "http.response.start", "status": status, "headers": sent})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def give_error(self, status: int, error: RpcError, number: str | int | None = None) -> None:
+        """Answer with a JSON-RPC error."""
+        await self.give(status, error_message(number, error))
+
+
+# POST ----------------------------------------------------------------------------------------------------------------
+
+
+async def post(request: Request, parsed: Any, body: bytes, admit: Admit) -> None:
+    """Serve one message."""
+    if not request.accepts("application/json"):
+        await request.give_error(406, RpcError(INVALID_REQUEST, "Accept application/json, and text/event-stream."))
+        return
+    try:
+        message = read_message(parsed)
+    except RpcError as error:
+        await request.give_error(400, error)
+        return
+    revision = request.header(b"mcp-protocol-version")
+    if revision is not None and revision not in LEGACY:
+        await _post_modern(request, message, admit)
+    elif message.is_request and message.method != "initialize" and META + "protocolVersion" in message.meta:
+        said = "The MCP-Protocol-Version header does not match the revision that the message names."
+        await request.give_error(400, RpcError(HEADER_MISMATCH, said), message.id)
+    else:
+        await _post_legacy(request, message)
+
+
+# Up to 2025-11-25 ----------------------------------------------------------------------------------------------------
+
+
+async def _post_legacy(request: Request, message: Message) -> None:
+    if message.method == "initialize" and message.is_request:
+        await _initialize(request, message)
+        return
+    session = await _session_of(request, message.id)
+    if session is None:
+        return
+    if message.is_request:
+        await _answer_in(session, request, message)
+        return
+    if not message.method:
+        session.answered(message.id, message.body)
+    elif message.method == "notifications/cancelled":
+        stop = session.running.get(message.params.get("requestId", ""))
+        if stop is not None:
+            stop()
+    await request.give(202)
+
+
+async def _initialize(request: Request, message: Message) -> None:
+    assert message.id is not None  # noqa: S101 - it is a request
+    try:
+        version, said = await hello(request.actor, message.params, request.bundle)
+    except RpcError as error:
+        await request.give_error(200, error, message.id)
+        return
+    info = message.params.get("clientInfo")
+    session = request.here.sessions.open(
+        request.actor, bundle=request.bundle, version=version, capabilities=message.params.get("capabilities") or {},
+        client_info=info if isinstance(info, dict) else {},
+    )  # fmt: skip
+    await request.give(200, result_message(message.id, said), [(b"mcp-session-id", session.id.encode())])
+
+
+async def _session_of(request: Request, number: str | int | None = None) -> Session | None:
+    """The session that a request names; where there is none, that is answered."""
+    session_id = request.header(b"mcp-session-id")
+    if session_id is None:
+        error = RpcError(INVALID_REQUEST, "There is no session yet: begin with initialize, and send Mcp-Session-Id then.")
+        await request.give_error(400, error, number)
+        return None
+    session: Session | None = request.here.sessions.find(request.actor, session_id, bundle=request.bundle)
+    if session is None:
+        await request.give_error(404, RpcError(INVALID_REQUEST, "Session not found. Open another one."), number)
+    return session
+
+
+async def _answer_in(session: Session, request: Request, message: Message) -> None:
+    assert message.id is not None  # noqa: S101 - it is a request
+    if message.id in session.running:
+        await request.give_error(400, RpcError(INVALID_REQUEST, "A request of this id is under way."), message.id)
+        return
+    can_stream = request.accepts("text/event-stream")
+    reply = Reply(request.send, request.receive, can_stream=can_stream, stream=session.new_stream)
+    exchange = Exchange(
+        request.actor, message, reply, request.bundle, _endpoint(request), session, session.capabilities,
+        session.client_info, request.share,
+    )  # fmt: skip
+    session.running[message.id] = reply.cancel
+    try:
+        await _finish(reply, exchange, is_modern=False)
+    finally:
+        session.running.pop(message.id, None)
+
+
+def _endpoint(request: Request) -> str:
+    return f"/mcp/{request.bundle}" if request.bundle else "/mcp"
+
+
+async def _finish(reply: Reply, exchange: Exchange, *, is_modern: bool) -> None:
+    """Answer a request; one that was cancelled, or whose caller has left, ends without a result."""
+    number = exchange.message.id
+    try:
+        try:
+            body, status = await answer(exchange), 200
+        except RpcError as error:
+            body, status = error_message(number, error), status_of(error, is_modern=is_modern)
+        except Exception:
+            logger.exception("A request failed.")
+            body, status = error_message(number, as_rpc_error(ServiceError())), 200
+        await reply.finish(body, status)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not reply.is_cancelled or task is None:
+            reply.stop()
+            raise
+        task.uncancel()
+        await reply.drop()
+
+
+# 2026-07-28 ----------------------------------------------------------------------------------------------------------
+
+
+async def _post_modern(request: Request, message: Message, admit: Admit) -> None:
+    if not message.is_request:
+        await _note_modern(request, message)
+        return
+    rejection = _rejection_of(request, message)
+    if rejection is not None:
+        error = RpcError(rejection.code, rejection.message, rejection.data)
+        await request.give_error(status_of(error, is_modern=True), error, message.id)
+        return
+    if message.method == "subscriptions/listen":
+        await _subscribe(request, message, admit)
+        return
+    reply = Reply(request.send, request.receive, can_stream=request.accepts("text/event-stream"))
+    info = message.meta.get(META + "clientInfo")
+    exchange = Exchange(
+        request.actor, message, reply, request.bundle, _endpoint(request), None, message.meta[META + "clientCapabilities"],
+        info if isinstance(info, dict) else {}, request.share,
+    )  # fmt: skip
+    refused = await _param_rejection(request, message)
+    if refused is not None:
+        reply.stop()
+        await request.give_error(400, RpcError(refused.code, refused.message, refused.data), message.id)
+        return
+    await _finish(reply, exchange, is_modern=True)
+
+
+async def _note_modern(request: Request, message: Message) -> None:
+    """A notification is taken and means nothing: who wants to cancel closes the connection. Answers are refused."""
+    if not message.method:
+        error = RpcError(INVALID_REQUEST, f"Clients of {MODERN} send no answers: call again, with inputResponses.")
+        await request.give_error(400, error)
+        return
+    if request.header(b"mcp-protocol-version") != MODERN:
+        error = RpcError(-32022, "Unsupported protocol version", {"supported": [MODERN]})
+        await request.give_error(400, error)
+        return
+    await request.give(202)
+
+
+def _rejection_of(request: Request, message: Message) -> InboundLadderRejection | None:
+    """What is wrong with a request by itself, or with what its headers say of it."""
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
+    twice = find_duplicated_routing_header(pairs)
+    if twice is not None:
+        return InboundLadderRejection(HEADER_MISMATCH, f"{twice} header appears more than once")
+    verdict = classify_inbound_request(message.body, headers=dict(pairs))
+    if isinstance(verdict, InboundLadderRejection):
+        return verdict
+    if not isinstance(verdict.client_capabilities, dict):
+        return InboundLadderRejection(INVALID_PARAMS, "The client's capabilities are an object.")
+    return None
+
+
+async def _param_rejection(request: Request, message: Message) -> InboundLadderRejection | None:
+    """What is wrong with the headers that repeat a call's arguments."""
+    name, arguments = message.params.get("name"), message.params.get("arguments") or {}
+    if message.method != "tools/call" or not isinstance(name, str) or not isinstance(arguments, dict):
+        return None
+    try:
+        tool = (await gateway.view_for(request.actor, bundle=request.bundle)).tools.get(name)
+    except ServiceError:
+        return None
+    if tool is None or b"x-mcp-header" not in tool.encoded:
+        return None
+    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.scope["headers"]}
+    return validate_mcp_param_headers(tool.definition.get("inputSchema"), arguments, headers)
+
+
+# Streams -------------------------------------------------------------------------------------------------------------
+
+
+async def listen(request: Request, admit: Admit) -> None:
+    """GET: the stream of a session for what belongs to no request, or the rest of a stream that broke off."""
+    if not request.accepts("text/event-stream"):
+        await request.give_error(406, RpcError(INVALID_REQUEST, "Accept text/event-stream."))
+        return
+    session = await _session_of(request)
+    if session is None:
+        return
+    place = place_of(request.header(b"last-event-id") or "")
+    stream = session.streams.get(place[0]) if place else None
+    after = place[1] if place and stream else 0
+    if stream is None:
+        stream = session.open_notices()
+    if stream is session.notices:
+        tell: Callable[[str], None] = lambda method: _told(session.notify(method))  # noqa: E731
+        changes = Changes(request.bundle, {method: kinds for method, kinds in CHANGES.values()}, tell)
+    else:
+        changes = Changes(request.bundle, {}, lambda _: None)
+    await _while_admitted(request, stream.copy(request.send, after), admit, changes)
+
+
+def _told(_: bool) -> None:
+    """Whether somebody hears a notice is of no matter."""
+
+
+async def end_session(request: Request) -> None:
+    """DELETE: the end of a session."""
+    session = await _session_of(request)
+    if session is not None:
+        request.here.sessions.end(session)
+        await request.give(200)
+
+
+async def _subscribe(request: Request, message: Message, admit: Admit) -> None:
+    """`subscriptions/listen`: acknowledge what will be told, then tell it until one side ends."""
+    wanted = message.params.get("notifications")
+    number = message.id
+    assert number is not None  # noqa: S101 - it is a request
+    if not isinstance(wanted, dict):
+        error = RpcError(INVALID_PARAMS, "subscriptions/listen takes notifications, an object.")
+        await request.give_error(400, error, number)
+        return
+    if not request.accepts("text/event-stream"):
+        await request.give_error(406, RpcError(INVALID_REQUEST, "Accept text/event-stream: this answer is one."), number)
+        return
+    owner = f"{request.actor.key_id or request.actor.id}"
+    if _streams.get(owner, 0) >= MOST_STREAMS_OF_ONE_CALLER:
+        error = RpcError(INTERNAL_ERROR, f"You listen {MOST_STREAMS_OF_ONE_CALLER} times already. End one of them.")
+        await request.give_error(200, error, number)
+        return
+    _streams[owner] = _streams.get(owner, 0) + 1
+    try:
+        await _tell(request, number, wanted, message, admit)
+    finally:
+        _streams[owner] -= 1
+        if not _streams[owner]:
+            del _streams[owner]
+
+
+async def _tell(request: Request, number: str | int, wanted: Mapping[str, Any], message: Message, admit: Admit) -> None:
+    stream, meta = Stream(), {SUBSCRIPTION_ID: number}
+
+    def tell(method: str, **params: Any) -> None:
+        stream.put(call_message(method, {**params, "_meta": meta}), may_be_dropped=True)
+
+    kinds = {method: lists for name, (method, lists) in CHANGES.items() if wanted.get(name) is True}
+    honoured: dict[str, Any] = {name: True for name in CHANGES if wanted.get(name) is True}
+    subscriptions = gateway.Subscriptions(lambda uri: tell(UPDATED, uri=uri))
+    heard = await _add_all(subscriptions, request, message, wanted.get("resourceSubscriptions"))
+    if heard:
+        honoured["resourceSubscriptions"] = heard
+    try:
+        tell("notifications/subscriptions/acknowledged", notifications=honoured)
+        changes = Changes(request.bundle, kinds, tell)
+        await changes.look(request.actor)
+        await _while_admitted(request, stream.copy(request.send), admit, changes)
+    finally:
+        subscriptions.close()
+
+
+async def _add_all(
+    subscriptions: gateway.Subscriptions, request: Request, message: Message, uris: Any
+) -> list[str]:
+    """Subscribe to what the caller may read; the rest is left out of what is acknowledged."""
+    silent = gateway.Silent(is_modern=True, capabilities=message.meta[META + "clientCapabilities"])
+    ask = gateway.Ask(silent, _endpoint(request), request.bundle)
+    heard: list[str] = []
+    for uri in uris if isinstance(uris, list) else []:
+        with suppress(ServiceError):
+            if isinstance(uri, str):
+                await subscriptions.add(request.actor, uri, ask)
+                heard.append(uri)
+    return heard
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one caller's lists looked like, and whom to tell when one looks different."""
+
+    bundle: str
+    kinds: Mapping[str, tuple[Any, ...]]
+    tell: Callable[[str], None]
+    _seen: dict[str, tuple[str, ...]] | None = None
+
+    async def look(self, actor: Actor) -> None:
+        """Tell what has changed since the last look."""
+        if not self.kinds:
+            return
+        view = await gateway.view_for(actor, bundle=self.bundle)
+        now = {method: tuple(view.fingerprint(kind) for kind in kinds) for method, kinds in self.kinds.items()}
+        for method in self.kinds if self._seen is not None else ():
+            if self._seen and self._seen[method] != now[method]:
+                self.tell(method)
+        self._seen = now
+
+
+async def _while_admitted(request: Request, work: Any, admit: Admit, changes: Changes) -> None:
+    """Let a stream run as long as its credential holds and its caller reads; a revoked one ends it within seconds."""
+    writing = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request.receive))
+    try:
+        while True:
+            done, _ = await asyncio.wait({writing, leaving}, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                break
+            try:
+                await changes.look(await admit())
+            except ServiceError:
+                break
+    finally:
+        for task in (writing, leaving):
+            task.cancel()
+        await asyncio.gather(writing, leaving, return_exceptions=True)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
