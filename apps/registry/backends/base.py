@@ -28,6 +28,7 @@ class ServerRoute:
     max_concurrency: int = 16
     isolate_sessions: bool = False
     protocol_version: str = ""
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
     environment: str = ""
     tags: tuple[str, ...] = ()
     param_headers: Mapping[str, ParamHeaders] = field(default_factory=dict, repr=False)

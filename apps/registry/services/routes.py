@@ -106,6 +106,7 @@ def route_of(server: Server) -> ServerRoute:
         max_concurrency=server.max_concurrency,
         isolate_sessions=server.isolate_sessions,
         protocol_version=server.protocol_version,
+        capabilities=server.declared_capabilities,
         environment=server.environment,
         tags=tuple(server.tags),
     )
