@@ -242,21 +242,25 @@ async def request(
     body: bytes | None = None,
     session: aiohttp.ClientSession | None = None,
     timeout_seconds: float,
+    limit: asyncio.Timeout | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """Send one request and yield the answer; redirects are answers, never followed, and nothing is decompressed.
 
-    `timeout_seconds` bounds the whole exchange, the reading of the body included.
+    `timeout_seconds` bounds the whole exchange, the reading of the body included. Whoever may have to move that bound
+    meanwhile gives it as a `limit` too.
     Raises BackendTimeout, BackendDown or BackendError; what the caller raises inside passes through.
     """
     target, parsed = _prepare(url, settings.EGRESS_ALLOW)
     mark = _trusted.set(target.is_listed)
     try:
-        async with asyncio.timeout(timeout_seconds):
-            async with (session or shared_session()).request(
+        async with (
+            limit or asyncio.timeout(timeout_seconds),
+            (session or shared_session()).request(
                 method, parsed, headers=headers, data=body, allow_redirects=False
-            ) as response:
-                _check_encoding(target, response)
-                yield response
+            ) as response,
+        ):
+            _check_encoding(target, response)
+            yield response
     except TimeoutError as error:
         raise BackendTimeout(f"{target.host} did not answer within {timeout_seconds:g} seconds.") from error
     except aiohttp.ClientConnectorError as error:

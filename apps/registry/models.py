@@ -138,6 +138,12 @@ class Server(TenantRecord):
 
     protocol_version = models.CharField(max_length=20, blank=True, editable=False)
     server_info: "models.JSONField[Any, Any]" = models.JSONField(default=dict, blank=True, editable=False)
+    declared_capabilities: "models.JSONField[Any, Any]" = models.JSONField(
+        default=dict,
+        blank=True,
+        editable=False,
+        help_text="What the server said it can do when it was last discovered.",
+    )
     instructions = models.TextField(blank=True, editable=False)
     discovered_at = models.DateTimeField(null=True, blank=True, editable=False)
 

@@ -270,6 +270,14 @@ def test_nobody_waits_long_for_a_check(alice: Person, server: Server, monkeypatc
     assert (found.health, time.monotonic() - began < 5) == ("unhealthy", True)
 
 
+def test_what_a_server_says_it_can_do_is_kept_for_whoever_takes_the_way_to_it(alice: Person, server: Server) -> None:
+    assert services.server_route(server.id).capabilities == {}
+
+    discover(alice, server)
+
+    assert services.server_route(server.id).capabilities == {"tools": {"listChanged": True}}
+
+
 def test_an_introduction_that_is_nested_too_deep_is_not_kept(alice: Person, settings: Any) -> None:
     port = servers.free_port()
     settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{port}"})

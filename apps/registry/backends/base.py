@@ -28,6 +28,7 @@ class ServerRoute:
     max_concurrency: int = 16
     isolate_sessions: bool = False
     protocol_version: str = ""
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
     environment: str = ""
     tags: tuple[str, ...] = ()
     param_headers: Mapping[str, ParamHeaders] = field(default_factory=dict, repr=False)
@@ -60,6 +61,29 @@ class HttpRefusal(BackendError):
         self.http_status = http_status
 
 
+class Refused(Exception):
+    """What a listener raises where it does not answer a question: the JSON-RPC error that the server gets."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class Listener(Protocol):
+    """Who hears what a server says beside its answers, and is asked what the server asks."""
+
+    def notified(self, method: str, params: Mapping[str, Any]) -> None:
+        """Hear a notification. Called in the middle of reading, so it returns at once; it may come from any task."""
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the result of a question: sampling/createMessage, elicitation/create or roots/list.
+
+        Raises Refused. Cancelled where the server takes its question back, or where what it belonged to has ended.
+        """
+
+
 class Upstream(Protocol):
     """A client of one server. It belongs to the event loop that opened it."""
 
@@ -78,12 +102,31 @@ class Upstream(Protocol):
         """
 
     async def request(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_seconds: float
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout_seconds: float,
+        listener: Listener | None = None,
+        capabilities: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Make one request and give its JSON-RPC result.
 
+        The listener hears the request's progress, under the token in the `_meta` of the parameters, and whatever else
+        belongs to it; a result of 2026-07-28 that asks for more input is given only to who listens. While the listener
+        is asked something, the time limit stands still, for ten minutes at most. `capabilities` are what the caller can
+        do; only 2026-07-28 says so with each request.
+
         Raises UpstreamError for a JSON-RPC error, BackendTimeout when the whole exchange took longer, BackendDown when
         the server cannot be reached or ended, BackendError for an answer that breaks the protocol or the size limit.
+        """
+
+    async def listen(self, notices: Mapping[str, Any], listener: Listener) -> None:
+        """Hear what a server says unasked, until cancelled or until this upstream is not open any more.
+
+        `notices` are the parameters of `subscriptions/listen`, for a server of 2026-07-28; one of the older era says
+        all that it has to say. What breaks off is begun again; what was said meanwhile is lost where the server does
+        not keep it. Raises BackendDown before `open` and after the end.
         """
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:

@@ -10,7 +10,7 @@ of the shared one must not wait for other people's sessions.
 import asyncio
 import contextvars
 import itertools
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -20,9 +20,11 @@ from django.conf import settings
 from apps.core import egress
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, ServiceError, TooLarge
 from apps.registry.backends import masking, web, wire
-from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute
+from apps.registry.backends.base import Hello, HttpRefusal, Listener, ServerRoute
+from apps.registry.backends.hearing import Hearing
 
 FAREWELL_SECONDS = 2.0
+ANSWER_SECONDS = 10.0
 LONGEST_STREAM_SECONDS = 7 * 86_400.0
 MAX_REPLIES_AT_ONCE = 16
 _PORTS = {"http": 80, "https": 443}
@@ -34,12 +36,25 @@ _SESSION_UNKNOWN = (400, 404, 410)
 class Sse:
     """A client of one server. Requests share its stream; answers are told apart by their ids."""
 
-    def __init__(self, route: ServerRoute) -> None:
+    def __init__(
+        self, route: ServerRoute, ours: wire.Introduction | None = None, listener: Listener | None = None
+    ) -> None:
         self._route = route
+        self._ours = ours or wire.introduction(None, None)
         self._version = ""
         self._trouble: BackendError | None = None
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[wire.Heard]] = {}
+        self._secrets: Sequence[str] | None = None
+        self._hearing = Hearing(
+            route.slug,
+            route.organization_id,
+            self._known_secrets,
+            reply=self._reply,
+            answer=self._post_answer,
+            listener=listener,
+        )
+        self._ended = asyncio.Event()
         self._unasked_bytes = 0
         self._session: egress.Pool | None = None
         self._endpoint: asyncio.Future[str] | None = None
@@ -66,12 +81,28 @@ class Sse:
             raise
 
     async def request(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_seconds: float
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout_seconds: float,
+        listener: Listener | None = None,
+        capabilities: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Make one request; others may be under way."""
+        """Make one request; others may be under way. What the caller can do was said when the session began."""
         if not self.is_open:
             raise self._closed()
-        return await self._ask(method, params, timeout_seconds)
+        return await self._ask(method, params, timeout_seconds, listener)
+
+    async def listen(self, notices: Mapping[str, Any], listener: Listener) -> None:
+        """Hear what the server says unasked, which it says on its stream anyway."""
+        if not self.is_open:
+            raise self._closed()
+        self._hearing.standing.append(listener)
+        try:
+            await self._ended.wait()
+        finally:
+            self._hearing.standing.remove(listener)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification."""
@@ -80,6 +111,7 @@ class Sse:
     async def aclose(self) -> None:
         """Close the stream, and with it the session."""
         self._is_open = False
+        self._hearing.close()
         ending = [*self._background, *([self._listening] if self._listening else [])]
         for task in ending:
             task.cancel()
@@ -109,7 +141,7 @@ class Sse:
         async def ask(method: str, params: Mapping[str, Any], *, version: str) -> dict[str, Any]:
             return await self._ask(method, params, max(deadline - loop.time(), 0.001))
 
-        hello = await wire.initialize(ask)
+        hello = await wire.initialize(ask, self._ours)
         self._version = hello.protocol_version
         await self.notify("notifications/initialized")
         return hello
@@ -131,15 +163,19 @@ class Sse:
 
     # One exchange ------------------------------------------------------------------------------------------------
 
-    async def _ask(self, method: str, params: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
-        number = next(self._numbers)
+    async def _ask(
+        self, method: str, params: Mapping[str, Any] | None, seconds: float, listener: Listener | None = None
+    ) -> dict[str, Any]:
+        number, deadline = next(self._numbers), asyncio.get_running_loop().time() + seconds
+        limit = asyncio.timeout_at(deadline)
         answer: asyncio.Future[wire.Heard] = asyncio.get_running_loop().create_future()
-        body = wire.encode_request(number, method, params, None)
+        body = wire.encode_request(number, method, params, None, with_progress=bool(listener))
+        exchange = self._hearing.begin(number, listener, params, limit, deadline) if listener else None
         self._pending[number] = answer
         # The answer may come before the post has been acknowledged; some servers acknowledge only after answering.
         self._in_background(self._post_for(number, body, seconds))
         try:
-            async with asyncio.timeout(seconds):
+            async with limit:
                 message = (await answer).counted()
         except TimeoutError as error:
             self._tell_cancelled(number, method)
@@ -149,9 +185,12 @@ class Sse:
             raise
         finally:
             self._pending.pop(number, None)
+            if exchange is not None:
+                self._hearing.end(exchange)
             if answer.done() and not answer.cancelled():
                 answer.exception()  # marks it as seen where the time was up first
-        return wire.result_of(message if method == "tools/call" and "error" not in message else self._unleaked(message))
+        is_left = method == "tools/call" and wire.is_complete(message)
+        return wire.result_of(message if is_left else self._unleaked(message))
 
     async def _post_for(self, number: int, body: bytes, seconds: float) -> None:
         """Post a request; where that fails, so does the request."""
@@ -226,11 +265,10 @@ class Sse:
                     self._hear(wire.decode(text), len(text))
 
     def _hear(self, message: dict[str, Any], size: int) -> None:
-        if wire.is_request(message):
-            if len(self._background) < MAX_REPLIES_AT_ONCE:
-                self._in_background(self._post_quietly(wire.encode_reply(message)))
-        elif wire.is_response(message):
+        if wire.is_response(message):
             self._answer(message.get("id"), wire.Heard(message, size))
+        elif self._hearing.hear(message, size):
+            self._unasked_bytes = max(0, self._unasked_bytes - size)
 
     def _answer(self, number: Any, outcome: wire.Heard | BackendError) -> None:
         """Hand an answer to whoever waits for it; one that nobody waits for came too late or was never asked."""
@@ -256,6 +294,8 @@ class Sse:
     def _give_up(self, trouble: BackendError) -> None:
         """No request can succeed any more: say so to those who wait."""
         self._trouble = self._trouble or trouble
+        self._ended.set()
+        self._hearing.close()
         for number in list(self._pending):
             self._answer(number, self._trouble)
         if self._endpoint is not None and not self._endpoint.done():
@@ -269,7 +309,12 @@ class Sse:
 
     def _unleaked(self, said: Any) -> Any:
         """What the server said, without our own credentials."""
-        return masking.without_secrets(said, masking.secrets_of(self._route))
+        return masking.without_secrets(said, self._known_secrets())
+
+    def _known_secrets(self) -> Sequence[str]:
+        if self._secrets is None:
+            self._secrets = masking.secrets_of(self._route)
+        return self._secrets
 
     # Beside the exchange -----------------------------------------------------------------------------------------
 
@@ -278,9 +323,16 @@ class Sse:
             params = {"requestId": number, "reason": "The caller went away or the time was up."}
             self._in_background(self._post_quietly(wire.encode_notification("notifications/cancelled", params)))
 
-    async def _post_quietly(self, body: bytes) -> None:
+    def _reply(self, body: bytes) -> None:
+        if len(self._background) < MAX_REPLIES_AT_ONCE:
+            self._in_background(self._post_quietly(body))
+
+    async def _post_answer(self, body: bytes) -> None:
+        await self._post_quietly(body, ANSWER_SECONDS)
+
+    async def _post_quietly(self, body: bytes, seconds: float = FAREWELL_SECONDS) -> None:
         with suppress(ServiceError):
-            await self._post(body, FAREWELL_SECONDS)
+            await self._post(body, seconds)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from django.conf import settings
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, TooLarge
 from apps.core.logs import redact
 from apps.registry.backends import commands, masking, processes, wire
-from apps.registry.backends.base import Hello, ServerRoute
+from apps.registry.backends.base import Hello, Listener, ServerRoute, UpstreamError
+from apps.registry.backends.hearing import Hearing, Pauses, while_open
 from apps.registry.backends.restarts import restarts
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+|\x1b\[[0-9;]*[A-Za-z]")
 class Stdio:
     """A client of one server process. Requests share it; answers are told apart by their ids."""
 
-    def __init__(self, route: ServerRoute) -> None:
+    def __init__(
+        self, route: ServerRoute, ours: wire.Introduction | None = None, listener: Listener | None = None
+    ) -> None:
         self._route = route
+        self._ours = ours or wire.introduction(None, None)
+        self._listener = listener
         self._version = ""
         self._meta: dict[str, Any] | None = None
         self._process: Process | None = None
@@ -56,6 +61,9 @@ class Stdio:
         self._trouble = ""
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[wire.Heard]] = {}
+        self._secrets: Sequence[str] | None = None
+        self._hearing = self._new_hearing()
+        self._ended = asyncio.Event()
         self._garbage_lines = 0
         self._stderr = b""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,15 +93,23 @@ class Stdio:
         return hello
 
     async def request(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_seconds: float
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout_seconds: float,
+        listener: Listener | None = None,
+        capabilities: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Make one request; others may be under way."""
-        number = next(self._numbers)
+        number, deadline = next(self._numbers), asyncio.get_running_loop().time() + timeout_seconds
+        limit = asyncio.timeout_at(deadline)
         future: asyncio.Future[wire.Heard] = asyncio.get_running_loop().create_future()
-        body = wire.encode_request(number, method, params, self._meta)
+        body = wire.encode_request(number, method, params, self._meta_for(capabilities), with_progress=bool(listener))
+        exchange = self._hearing.begin(number, listener, params, limit, deadline) if listener else None
         self._pending[number] = future
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with limit:
                 await self._write(body)
                 message = (await future).counted()
         except TimeoutError as error:
@@ -105,9 +121,27 @@ class Stdio:
             raise
         finally:
             self._pending.pop(number, None)
+            if exchange is not None:
+                self._hearing.end(exchange)
             if future.done() and not future.cancelled():
                 future.exception()  # marks it as seen where the writing failed first
-        return wire.result_of(message if method == "tools/call" and "error" not in message else self._unleaked(message))
+        is_left = method == "tools/call" and wire.is_complete(message)
+        return wire.result_of(
+            message if is_left else self._unleaked(message), may_ask=bool(exchange) and self._meta is not None
+        )
+
+    async def listen(self, notices: Mapping[str, Any], listener: Listener) -> None:
+        """Hear what the server says unasked; in the older era it says all of that anyway."""
+        if not self.is_open:
+            raise BackendDown(self._ending())
+        if self._meta is not None:
+            await while_open(self._ended, self._subscribe(notices, listener))
+            return
+        self._hearing.standing.append(listener)
+        try:
+            await self._ended.wait()
+        finally:
+            self._hearing.standing.remove(listener)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification."""
@@ -116,6 +150,8 @@ class Stdio:
     async def aclose(self) -> None:
         """End the process and all its descendants; takes at most about five seconds, and is not cut short."""
         self._is_open = False
+        self._ended.set()
+        self._hearing.close()
         if self._process is not None:
             self._stop_soon()
         if self._stopping is not None:
@@ -134,7 +170,7 @@ class Stdio:
                 raise
         # Some servers of the older era end when the first thing they hear is not `initialize`.
         await self.aclose()
-        self._stopping, self._trouble = None, ""
+        self._stopping, self._trouble, self._ended, self._hearing = None, "", asyncio.Event(), self._new_hearing()
         await self._start()
         return await self._agree(wire.LEGACY)
 
@@ -173,11 +209,56 @@ class Stdio:
                 limit = min(PROBE_SECONDS, limit / 2)
             return await self.request(method, params, timeout_seconds=limit)
 
-        return await wire.agree(ask, known)
+        return await wire.agree(ask, self._ours, known)
 
     def _speak(self, version: str) -> None:
         self._version = version
-        self._meta = wire.modern_meta() if version == wire.MODERN else None
+        self._meta = wire.modern_meta(self._ours) if version == wire.MODERN else None
+        self._hearing.may_ask = self._meta is None
+
+    def _meta_for(self, capabilities: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        if capabilities is None or self._meta is None:
+            return self._meta
+        return {**self._meta, wire.CAPABILITIES: dict(capabilities)}
+
+    # Notices and questions ---------------------------------------------------------------------------------------
+
+    def _new_hearing(self) -> Hearing:
+        return Hearing(
+            self._route.slug,
+            self._route.organization_id,
+            self._known_secrets,
+            reply=self._write_quietly,
+            answer=self._write_answer,
+            listener=self._listener,
+        )
+
+    async def _write_answer(self, body: bytes) -> None:
+        self._write_quietly(body)
+
+    async def _subscribe(self, notices: Mapping[str, Any], listener: Listener) -> None:
+        """Keep a subscription open, which is a request that is answered when it ends."""
+        pauses = Pauses()
+        while self.is_open:
+            number = next(self._numbers)
+            future = self._pending[number] = asyncio.get_running_loop().create_future()
+            self._hearing.subscriptions[number] = listener
+            try:
+                await self._write(wire.encode_request(number, "subscriptions/listen", notices, self._meta))
+                wire.result_of((await future).message)
+            except asyncio.CancelledError:
+                self._tell_cancelled(number, "subscriptions/listen")
+                raise
+            except UpstreamError as error:
+                if error.rpc_code == wire.METHOD_NOT_FOUND:
+                    await self._ended.wait()
+            except BackendDown:
+                return
+            except BackendError:
+                logger.info("%s refuses to say what changes.", self._route.slug)
+            finally:
+                del self._pending[number], self._hearing.subscriptions[number]
+            await pauses.wait()
 
     # Writing -----------------------------------------------------------------------------------------------------
 
@@ -237,10 +318,10 @@ class Stdio:
             self._count_garbage()
             return
         self._garbage_lines = 0
-        if wire.is_request(message):
-            self._write_quietly(wire.encode_reply(message))
-        elif wire.is_response(message):
+        if wire.is_response(message):
             self._answer(message.get("id"), wire.Heard(message, len(line)))
+        else:
+            self._hearing.hear(message, len(line))
 
     def _answer(self, number: Any, outcome: wire.Heard | BackendError) -> None:
         """Hand an answer to whoever waits for it; one that nobody waits for came too late or was never asked."""
@@ -294,13 +375,20 @@ class Stdio:
 
     def _unleaked(self, said: Any) -> Any:
         """What the process said, without the secrets among its variables."""
-        return masking.without_secrets(said, masking.secrets_of(self._route))
+        return masking.without_secrets(said, self._known_secrets())
+
+    def _known_secrets(self) -> Sequence[str]:
+        if self._secrets is None:
+            self._secrets = masking.secrets_of(self._route)
+        return self._secrets
 
     def _give_up(self, trouble: str) -> None:
         """No request can succeed any more: say so to those who wait, and end what is left."""
         if not self._trouble and self._is_open:
             restarts.count(self._route, trouble)
         self._trouble = self._trouble or trouble
+        self._ended.set()
+        self._hearing.close()
         for number in list(self._pending):
             self._answer(number, BackendDown(self._trouble))
         self._stop_soon()

@@ -23,9 +23,15 @@ LEGACY = "2025-11-25"
 LEGACY_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", LEGACY})
 
 METHOD_NOT_FOUND = -32601
+INTERNAL_ERROR = -32603
+REQUEST_CANCELLED = -32800
 UNSUPPORTED_VERSION = -32022
 
 META = "io.modelcontextprotocol/"
+CAPABILITIES = META + "clientCapabilities"
+PROGRESS_TOKEN = "progressToken"  # noqa: S105 - no password: a name for the progress of a request
+_OURS = frozenset({META + "protocolVersion", META + "clientInfo", CAPABILITIES, PROGRESS_TOKEN})
+INPUT_REQUIRED = "input_required"
 NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 MESSAGE_LENGTH = 1000
 MOST_VALUES = 100_000
@@ -45,14 +51,27 @@ class Ask(Protocol):
 # Revisions -------------------------------------------------------------------------------------------------------
 
 
-async def agree(ask: Ask, known: str = "") -> Hello:
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """Who we say we are, and what a session of the older era is told that we can do."""
+
+    client_info: dict[str, Any]
+    capabilities: dict[str, Any]
+
+
+def introduction(client_info: Mapping[str, Any] | None, capabilities: Mapping[str, Any] | None) -> Introduction:
+    """How a connection is begun; by itself Gatehouse offers a server nothing to call back for."""
+    return Introduction(dict(client_info or own_info()), dict(capabilities or {}))
+
+
+async def agree(ask: Ask, ours: Introduction, known: str = "") -> Hello:
     """Find the revision that both sides speak: the newest first, `initialize` where it is not understood.
 
     `known` is the revision that was spoken the last time; where it is of the older era, the newest is not tried first.
     """
     if known in LEGACY_VERSIONS:
         try:
-            return await initialize(ask)
+            return await initialize(ask, ours)
         except (UpstreamError, HttpRefusal) as refusal:
             if not _may_speak_the_other_era(refusal):
                 raise
@@ -60,7 +79,7 @@ async def agree(ask: Ask, known: str = "") -> Hello:
         result = await ask("server/discover", {}, version=MODERN)
     except BackendTimeout:
         try:
-            return await initialize(ask)
+            return await initialize(ask, ours)
         except UpstreamError as error:
             if error.rpc_code != UNSUPPORTED_VERSION:
                 raise
@@ -69,15 +88,15 @@ async def agree(ask: Ask, known: str = "") -> Hello:
     except (UpstreamError, HttpRefusal) as refusal:
         if not _may_speak_the_other_era(refusal):
             raise
-        return await initialize(ask)
+        return await initialize(ask, ours)
     if MODERN in _texts(result.get("supportedVersions")):
         return _hello(MODERN, result, _mapping(_mapping(result.get("_meta")).get(META + "serverInfo")))
-    return await initialize(ask)
+    return await initialize(ask, ours)
 
 
-async def initialize(ask: Ask) -> Hello:
+async def initialize(ask: Ask, ours: Introduction) -> Hello:
     """Begin a session of the older era; the server chooses its revision."""
-    asked = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": client_info()}
+    asked = {"protocolVersion": LEGACY, "capabilities": ours.capabilities, "clientInfo": ours.client_info}
     result = await ask("initialize", asked, version="")
     version = result.get("protocolVersion")
     if version not in LEGACY_VERSIONS:
@@ -103,14 +122,14 @@ def _hello(version: str, result: Mapping[str, Any], server_info: dict[str, Any])
     )
 
 
-def client_info() -> dict[str, str]:
+def own_info() -> dict[str, str]:
     """Who we say we are."""
     return {"name": "gatehouse", "version": settings.VERSION}
 
 
-def modern_meta() -> dict[str, Any]:
-    """What each request of the 2026 era says in its `_meta`; we offer a server nothing to call back for."""
-    return {META + "protocolVersion": MODERN, META + "clientInfo": client_info(), META + "clientCapabilities": {}}
+def modern_meta(ours: Introduction) -> dict[str, Any]:
+    """What each request of the 2026 era says in its `_meta`, where its caller declares nothing."""
+    return {META + "protocolVersion": MODERN, META + "clientInfo": ours.client_info, CAPABILITIES: {}}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -124,12 +143,38 @@ def _texts(value: Any) -> list[str]:
 # Messages --------------------------------------------------------------------------------------------------------
 
 
-def encode_request(number: int, method: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any] | None) -> bytes:
-    """One request, with the era's `_meta` where there is one; what the caller put into `_meta` stays beside it."""
+def encode_request(
+    number: int,
+    method: str,
+    params: Mapping[str, Any] | None,
+    meta: Mapping[str, Any] | None,
+    *,
+    with_progress: bool = False,
+) -> bytes:
+    """One request, with the era's `_meta` where there is one.
+
+    What the caller put into `_meta` stays beside it, but for what is ours to say. Progress is reported under our own
+    number, where the caller has a token for it and somebody listens.
+    """
     sent = dict(params or {})
-    if meta:
-        sent["_meta"] = {**_mapping(sent.get("_meta")), **meta}
+    given = sent.get("_meta")
+    if given is not None or meta:
+        said = {name: value for name, value in _mapping(given).items() if name not in _OURS}
+        if with_progress and progress_token(params) is not None:
+            said[PROGRESS_TOKEN] = number
+        if meta:
+            said.update(meta)
+        sent["_meta"] = said
+        if not said:
+            del sent["_meta"]
     return encode({"jsonrpc": "2.0", "id": number, "method": method, "params": sent})
+
+
+def progress_token(params: Mapping[str, Any] | None) -> str | int | None:
+    """The token under which the caller wants to hear of progress."""
+    meta = params.get("_meta") if params else None
+    token = meta.get(PROGRESS_TOKEN) if isinstance(meta, Mapping) else None
+    return token if type(token) in (int, str) else None
 
 
 def encode_notification(method: str, params: Mapping[str, Any] | None) -> bytes:
@@ -184,8 +229,17 @@ def is_response(message: Mapping[str, Any]) -> bool:
     return "method" not in message and ("result" in message or "error" in message)
 
 
-def result_of(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The result that a response carries; raises UpstreamError for its error, BackendError for neither or both."""
+def is_complete(message: Mapping[str, Any]) -> bool:
+    """Whether the message carries a result, and not one that asks for more first."""
+    result = message.get("result")
+    return isinstance(result, dict) and result.get("resultType", "complete") == "complete"
+
+
+def result_of(message: Mapping[str, Any], *, may_ask: bool = False) -> dict[str, Any]:
+    """The result that a response carries; raises UpstreamError for its error, BackendError for neither or both.
+
+    A result that asks for more input is one only where it may ask.
+    """
     if ("result" in message) == ("error" in message):
         raise BackendError("The server's answer has neither a result nor an error.")
     if "error" in message:
@@ -193,9 +247,12 @@ def result_of(message: Mapping[str, Any]) -> dict[str, Any]:
     result = message["result"]
     if not isinstance(result, dict):
         raise BackendError("The server's result is not a JSON object.")
-    if result.get("resultType", "complete") != "complete":
-        raise BackendError("The server asks for more input before it answers, which Gatehouse does not pass on yet.")
-    return result
+    kind = result.get("resultType", "complete")
+    if kind == "complete" or (may_ask and kind == INPUT_REQUIRED):
+        return result
+    if kind == INPUT_REQUIRED:
+        raise BackendError("The server asks for more input before it answers, and there is nobody to ask.")
+    raise BackendError(f"The server's result is of a kind that is not known here: {str(kind)[:40]!r}.")
 
 
 def _error_of(error: Any) -> BackendError:

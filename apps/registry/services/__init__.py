@@ -1,6 +1,6 @@
 """Every verb of servers, of what they offer and of how they are reached."""
 
-from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, Upstream, UpstreamError
+from apps.registry.backends.base import Hello, HttpRefusal, Listener, Refused, ServerRoute, Upstream, UpstreamError
 from apps.registry.backends.masking import secrets_of, without_secrets
 from apps.registry.backends.wire import MODERN
 from apps.registry.models import CapabilityKind
@@ -59,6 +59,8 @@ __all__ = [
     "CatalogueTool",
     "Hello",
     "HttpRefusal",
+    "Listener",
+    "Refused",
     "ServerRoute",
     "ServerState",
     "Step",

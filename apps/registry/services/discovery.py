@@ -230,14 +230,23 @@ def _without_twins(
 
 
 def _keep_hello(server: Server, hello: Hello) -> None:
-    is_storable = not is_deeper_than(hello.server_info, DEEPEST)
-    written = canonical(hello.server_info) if is_storable else b""
-    is_storable = is_storable and len(written) <= LARGEST_INFO_BYTES and b"\\u0000" not in written
     server.protocol_version = hello.protocol_version
-    server.server_info = hello.server_info if is_storable else {}
+    server.server_info = hello.server_info if _is_storable(hello.server_info) else {}
+    server.declared_capabilities = hello.capabilities if _is_storable(hello.capabilities) else {}
     server.instructions = storable_text(hello.instructions)[:LONGEST_INSTRUCTIONS]
     server.discovered_at = timezone.now()
-    server.store(update_fields=["protocol_version", "server_info", "instructions", "discovered_at", "updated_at"])
+    server.store(
+        update_fields=[
+            "protocol_version", "server_info", "declared_capabilities", "instructions", "discovered_at", "updated_at",
+        ]
+    )  # fmt: skip
+
+
+def _is_storable(said: dict[str, Any]) -> bool:
+    if is_deeper_than(said, DEEPEST):
+        return False
+    written = canonical(said)
+    return len(written) <= LARGEST_INFO_BYTES and b"\\u0000" not in written
 
 
 def _journal(actor: Actor, server: Server, outcome: _Outcome) -> None:

@@ -10,7 +10,8 @@ from django.conf import settings
 
 from apps.core.errors import NotFound
 from apps.core.loader import load
-from apps.registry.backends.base import ParamHeaders, ServerRoute, Upstream
+from apps.registry.backends.base import Listener, ParamHeaders, ServerRoute, Upstream
+from apps.registry.backends.wire import introduction
 from apps.registry.models import Capability, CapabilityKind, Health, Risk, Server
 from apps.registry.services.credentials import headers_of
 from apps.registry.services.definitions import param_headers_of
@@ -62,10 +63,21 @@ class Catalogue:
         return tuple(item for item in self.items if item.kind == CapabilityKind.TOOL)
 
 
-def connect(route: ServerRoute) -> Upstream:
-    """A client for the route, not yet opened. Needs no database; whoever opens it closes it."""
+def connect(
+    route: ServerRoute,
+    *,
+    capabilities: Mapping[str, Any] | None = None,
+    client_info: Mapping[str, Any] | None = None,
+    listener: Listener | None = None,
+) -> Upstream:
+    """A client for the route, not yet opened. Needs no database; whoever opens it closes it.
+
+    The capabilities are what a session of the older era is told that its client has, and the listener hears and
+    answers what belongs to no single request. Without them a server has nobody to call back.
+    """
     entry = settings.BACKENDS["upstream"][route.transport]
-    client: Upstream = load(entry["path"])(route, **entry.get("options", {}))
+    ours = introduction(client_info, capabilities)
+    client: Upstream = load(entry["path"])(route, ours, listener, **entry.get("options", {}))
     return client
 
 
@@ -94,6 +106,7 @@ def route_of(server: Server) -> ServerRoute:
         max_concurrency=server.max_concurrency,
         isolate_sessions=server.isolate_sessions,
         protocol_version=server.protocol_version,
+        capabilities=server.declared_capabilities,
         environment=server.environment,
         tags=tuple(server.tags),
     )
