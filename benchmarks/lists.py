@@ -58,11 +58,11 @@ INSERT INTO {table} ({columns})
 o AS (SELECT id AS organization_id, row_number() OVER (ORDER BY slug) - 1 AS place FROM accounts_organization)
 SELECT {values} FROM (SELECT r.*, {id} AS id, {at} AS at FROM r) AS r JOIN o ON o.place = {whose}
 """
-WHO = {"actor_kind": "'user'", "actor_label": "'person-' || h % 30 || '@acme.example'", "request_id": "'r-' || n"}
+WHO = {"actor_kind": "'user'", "actor_label": "'person-' || (h % 30) || '@acme.example'", "request_id": "'r-' || n"}
 TIMES = {"created_at": "at", "updated_at": "at", "organization_id": "organization_id", "id": "id"}
 EVENT = {
     **TIMES, **WHO, "at": "at", "surface": "'mcp'", "endpoint": "'/mcp'", "method": "'tools/call'",
-    "server": "'server-' || h / 8 % 5", "name": "'server-' || h / 8 % 5 || '__tool_' || h / 64 % 4",
+    "server": "'server-' || (h / 8 % 5)", "name": "'server-' || (h / 8 % 5) || '__tool_' || (h / 64 % 4)",
     "status": "CASE WHEN h / 512 % 100 < 96 THEN 'ok' WHEN h / 512 % 100 < 99 THEN 'error' ELSE 'denied' END",
     "latency_ms": "2 + h % 997 * (h % 991) / 5000.0", "bytes_in": "300", "bytes_out": "2000",
 }  # fmt: skip
@@ -70,13 +70,13 @@ ENTRY = {
     **WHO, "id": "id", "at": "at", "chain_id": "organization_id", "sequence": "1000000 + n", "surface": "'admin'",
     "action": "'server.' || CASE h / 8 % 4 WHEN 0 THEN 'created' WHEN 1 THEN 'updated' ELSE 'approved' END",
     "outcome": "CASE WHEN h / 512 % 100 < 2 THEN 'refused' ELSE 'done' END", "previous_digest": "''", "digest": "''",
-    "subject": "'server:server-' || h / 64 % 2000",
+    "subject": "'server:server-' || (h / 64 % 2000)",
 }  # fmt: skip
 JOB = {
     **TIMES, **WHO, "kind": "CASE h / 8 % 2 WHEN 0 THEN 'registry.discover' ELSE 'reports.write' END",
     "run_after": "at",
     "state": "CASE WHEN h / 512 % 100 < 2 THEN 'failed' ELSE 'completed' END", "progress": "100", "sent_at": "at",
-    "subject": "'server:server-' || h / 64 % 2000", "started_at": "at", "finished_at": "at",
+    "subject": "'server:server-' || (h / 64 % 2000)", "started_at": "at", "finished_at": "at",
 }  # fmt: skip
 FAILURE = {"key": "'key-' || n", "failures": "1 + h % 4", "last_failed_at": "at"}
 """Tables as SQL makes them: made in Python, a million rows would take an hour."""

@@ -12,10 +12,15 @@ from typing import ParamSpec, TypeVar
 from django.conf import settings
 from django.db import close_old_connections, connections
 
+from apps.core.errors import BackendDown
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 CLOSE_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 20.0
+RETRY_SECONDS = 2
+_BUSY = "Too many wait for the database. Try again in a moment."
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -51,10 +56,29 @@ def _close_connections(old: ThreadPoolExecutor) -> None:
 
 
 async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a plain function that may use the ORM, with the caller's context variables."""
+    """Run a plain function that may use the ORM, with the caller's context variables.
+
+    Raises BackendDown where no thread becomes free in `LONGEST_WAIT_SECONDS`: whoever waits behind others that wait for
+    a lock would only add to them.
+    """
     context = contextvars.copy_context()
     call = partial(_with_fresh_connections, partial(function, *args, **kwargs))
-    return await asyncio.get_running_loop().run_in_executor(pool(), partial(context.run, call))
+    work = pool().submit(context.run, call)
+    is_refused = False
+
+    def refuse() -> None:
+        nonlocal is_refused
+        is_refused = work.cancel()  # what has begun goes on
+
+    deadline = asyncio.get_running_loop().call_later(LONGEST_WAIT_SECONDS, refuse)
+    try:
+        return await asyncio.wrap_future(work)
+    except asyncio.CancelledError:
+        if is_refused:
+            raise BackendDown(_BUSY, details={"retry_after": RETRY_SECONDS}) from None
+        raise
+    finally:
+        deadline.cancel()
 
 
 def _with_fresh_connections(function: Callable[[], T]) -> T:

@@ -64,6 +64,7 @@ class UsageEvent(TenantRecord):
             models.Index(fields=["organization", "-at", "-id"], name="usage_org_at"),
             models.Index(fields=["organization", "status", "-at", "-id"], name="usage_org_status_at"),
             models.Index(fields=["organization", "server", "-at", "-id"], name="usage_org_server_at"),
+            models.Index(fields=["organization", "name", "-at", "-id"], name="usage_org_name_at"),
         ]
 
     def __str__(self) -> str:

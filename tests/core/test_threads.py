@@ -9,6 +9,7 @@ import pytest
 from django.db import connection, connections
 
 from apps.core import threads
+from apps.core.errors import BackendDown
 from apps.core.logs import request_id
 from apps.core.threads import in_thread
 
@@ -70,6 +71,44 @@ def test_no_more_threads_work_than_are_allowed(settings):
     asyncio.run(story())
 
     assert most == 3
+
+
+def test_whoever_finds_no_free_thread_is_told_to_come_back_and_nothing_is_done_later(settings, monkeypatch):
+    settings.WEB_THREADS = 1
+    monkeypatch.setattr(threads, "LONGEST_WAIT_SECONDS", 0.05)
+    free, done = threading.Event(), []
+
+    async def story():
+        longest = asyncio.create_task(in_thread(lambda: free.wait(30)))
+        await asyncio.sleep(0)
+        with pytest.raises(BackendDown) as refused:
+            await in_thread(done.append, "refused")
+        free.set()
+        return await longest, refused.value, await in_thread(lambda: "works again")
+
+    was_freed, refused, after = asyncio.run(story())
+
+    assert (refused.status, refused.details) == (503, {"retry_after": threads.RETRY_SECONDS})
+    assert (was_freed, after, done) == (True, "works again", [])
+
+
+def test_a_caller_that_leaves_is_no_refusal(settings):
+    settings.WEB_THREADS = 1
+    free, done = threading.Event(), []
+
+    async def story():
+        longest = asyncio.create_task(in_thread(free.wait, 30))
+        waiting = asyncio.create_task(in_thread(done.append, "left"))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        free.set()
+        await longest
+
+    asyncio.run(story())
+
+    assert done == []
 
 
 @pytest.mark.django_db(transaction=True)

@@ -12,9 +12,12 @@ from django.utils import timezone
 
 from apps.audit.models import Entry
 from apps.auth.models import LoginFailure
+from apps.core.schemas import PageQuery
 from apps.core.staff.paginator import COUNTED_AT_MOST
 from apps.jobs.models import Job
+from apps.usage import services as usage
 from apps.usage.models import UsageEvent
+from apps.usage.schemas import EventFilters
 from tests.staff.rooms import enter, list_url
 
 pytestmark = pytest.mark.django_db
@@ -144,6 +147,17 @@ def test_the_history_of_a_row_is_found_by_its_id_and_its_names_alone(alice, bob,
     assert {"entry_subject", "entry_subject_name"} <= indexes_in(plan, "audit_entry"), plan
     assert indexes_in(plan, "audit_entry") <= {"entry_subject", "entry_subject_name", "entry"}, plan
     assert "Seq Scan" not in plan
+
+
+def test_the_calls_of_one_tool_are_read_from_an_index(alice, bob):
+    fill(alice.organization, bob.organization)
+
+    with CaptureQueriesContext(connection) as caught:
+        usage.list_events(alice.actor, filters=EventFilters(name="time__now"), page=PageQuery(page=1))
+
+    for sql in [query["sql"] for query in caught if "usage_usageevent" in query["sql"]]:
+        assert indexes_in(plan_of(sql), "usage_usageevent") == {"usage_org_name_at"}, sql
+        assert not sorts(plan_of(sql))
 
 
 def sql_of(rows: Any) -> str:
