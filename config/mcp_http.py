@@ -131,6 +131,8 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     _check_method(scope, headers)
     credential = _credential(headers)
     actor = await _admit(credential, scope, headers)
+    if bundle:
+        await gateway.view_for(actor, bundle=bundle)  # raises NotFound for one that is not theirs
     parsed, body = await _read_message(scope, headers, receive)
     here = _running[asyncio.get_running_loop()]
     if here.relay is not None:

@@ -137,6 +137,11 @@ def as_rpc_error(error: ServiceError) -> RpcError:
     return RpcError(_code_of(error), error.message, inner_error(error))
 
 
+def malformed(message: str) -> RpcError:
+    """The refusal of parameters that are not what a method takes."""
+    return as_rpc_error(Malformed(message))
+
+
 def _code_of(error: ServiceError) -> int:
     if isinstance(error, NotFound | InvalidInput | Malformed):
         return INVALID_PARAMS

@@ -34,6 +34,7 @@ from config.mcp_messages import (
     as_rpc_error,
     call_message,
     error_result,
+    malformed,
     result_message,
     result_with_list,
 )
@@ -58,13 +59,16 @@ class Exchange:
     actor: Actor
     message: Message
     reply: Reply
-    bundle: str = ""
-    endpoint: str = "/mcp"
-    session: Session | None = None
-    capabilities: Mapping[str, Any] = None  # type: ignore[assignment] - set by every door
-    info: Mapping[str, Any] = None  # type: ignore[assignment]
+    bundle: str
+    session: Session | None
+    capabilities: Mapping[str, Any]
+    info: Mapping[str, Any]
     share: budget.Share | None = None
-    view: gateway.View | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where it was asked, as it is counted."""
+        return f"/mcp/{self.bundle}" if self.bundle else "/mcp"
 
     @property
     def is_modern(self) -> bool:
@@ -112,7 +116,7 @@ class Exchange:
         params = self.message.params
         answers, state = params.get("inputResponses"), params.get("requestState")
         if not (answers is None or isinstance(answers, dict)) or not (state is None or isinstance(state, str)):
-            raise RpcError(INVALID_PARAMS, "inputResponses is an object and requestState a text.")
+            raise malformed("inputResponses is an object and requestState a text.")
         meta = {name: value for name, value in self.message.meta.items() if name in _TRAVELS}
         return gateway.Ask(self, self.endpoint, self.bundle, meta, answers, state, self.share)
 
@@ -120,14 +124,14 @@ class Exchange:
         """A parameter that has to be a text; raises RpcError."""
         value = self.message.params.get(name)
         if not isinstance(value, str) or not value:
-            raise RpcError(INVALID_PARAMS, f"{self.message.method} takes {name}, a text.")
+            raise malformed(f"{self.message.method} takes {name}, a text.")
         return value
 
     def mapping(self, name: str, *, is_needed: bool = False) -> dict[str, Any] | None:
         """A parameter that has to be an object; raises RpcError."""
         value = self.message.params.get(name)
         if not isinstance(value, dict) and (is_needed or value is not None):
-            raise RpcError(INVALID_PARAMS, f"{self.message.method} takes {name}, an object.")
+            raise malformed(f"{self.message.method} takes {name}, an object.")
         return value
 
 
@@ -194,7 +198,7 @@ async def hello(actor: Actor, params: Mapping[str, Any], bundle: str) -> tuple[s
     """The revision that a session will speak, and the result of `initialize`."""
     asked = params.get("protocolVersion")
     if not isinstance(asked, str) or not isinstance(params.get("capabilities", {}), dict):
-        raise RpcError(INVALID_PARAMS, "initialize takes protocolVersion, a text, and capabilities, an object.")
+        raise malformed("initialize takes protocolVersion, a text, and capabilities, an object.")
     version = asked if asked in LEGACY else LEGACY[-1]
     view = await gateway.view_for(actor, bundle=bundle)
     said: dict[str, Any] = {
@@ -234,7 +238,7 @@ _KINDS: Mapping[str, tuple[str, Any]] = {
 async def _list(exchange: Exchange) -> bytes:
     """A list has one page, which is there as bytes: nothing is encoded again."""
     if exchange.message.params.get("cursor") is not None:
-        raise RpcError(INVALID_PARAMS, "This cursor is not one of ours: the list has one page.")
+        raise malformed("This cursor is not one of ours: the list has one page.")
     view = await gateway.view_for(exchange.actor, bundle=exchange.bundle)
     name, kind = _KINDS[exchange.message.method]
     listed = view.encoded(kind, is_modern=exchange.is_modern)
@@ -259,7 +263,7 @@ async def _call(exchange: Exchange) -> bytes:
     params = exchange.message.params
     name, arguments = params.get("name"), params.get("arguments")
     if not isinstance(name, str) or not name or not (arguments is None or isinstance(arguments, dict)):
-        raise RpcError(INVALID_PARAMS, "tools/call takes a name and an object of arguments.")
+        raise malformed("tools/call takes a name and an object of arguments.")
     try:
         result = await gateway.call_tool(exchange.actor, name=name, arguments=arguments, ask=exchange.as_ask())
     except gateway.UnknownTool:
@@ -303,7 +307,9 @@ async def _complete(exchange: Exchange) -> bytes:
     reference, argument = exchange.mapping("ref", is_needed=True), exchange.mapping("argument", is_needed=True)
     assert reference is not None and argument is not None  # noqa: S101 - `mapping` has refused that
     if reference.get("type") not in ("ref/prompt", "ref/resource") or not isinstance(argument.get("name"), str):
-        raise RpcError(INVALID_PARAMS, "completion/complete takes a reference to a prompt or a resource, and an argument.")
+        raise RpcError(
+            INVALID_PARAMS, "completion/complete takes ref, to a prompt or a resource, and argument."
+        )
     result = await gateway.complete(
         exchange.actor, reference=reference, argument=argument, context=exchange.mapping("context"),
         ask=exchange.as_ask(),
@@ -317,7 +323,7 @@ async def _complete(exchange: Exchange) -> bytes:
 async def _set_level(exchange: Exchange) -> bytes:
     level = exchange.text("level")
     if level not in LOG_LEVELS or exchange.session is None:
-        raise RpcError(INVALID_PARAMS, f"The level is one of {', '.join(LOG_LEVELS)}.")
+        raise malformed(f"The level is one of {', '.join(LOG_LEVELS)}.")
     exchange.session.log_level = level
     return _result(exchange, {})
 

@@ -160,7 +160,9 @@ async def _session_of(request: Request, number: str | int | None = None) -> Sess
     """The session that a request names; where there is none, that is answered."""
     session_id = request.header(b"mcp-session-id")
     if session_id is None:
-        error = RpcError(INVALID_REQUEST, "There is no session yet: begin with initialize, and send Mcp-Session-Id then.")
+        error = RpcError(
+            INVALID_REQUEST, "There is no session yet: begin with initialize."
+        )
         await request.give_error(400, error, number)
         return None
     session: Session | None = request.here.sessions.find(request.actor, session_id, bundle=request.bundle)
@@ -177,18 +179,13 @@ async def _answer_in(session: Session, request: Request, message: Message) -> No
     can_stream = request.accepts("text/event-stream")
     reply = Reply(request.send, request.receive, can_stream=can_stream, stream=session.new_stream)
     exchange = Exchange(
-        request.actor, message, reply, request.bundle, _endpoint(request), session, session.capabilities,
-        session.client_info, request.share,
-    )  # fmt: skip
+        request.actor, message, reply, request.bundle, session, session.capabilities, session.client_info, request.share
+    )
     session.running[message.id] = reply.cancel
     try:
         await _finish(reply, exchange, is_modern=False)
     finally:
         session.running.pop(message.id, None)
-
-
-def _endpoint(request: Request) -> str:
-    return f"/mcp/{request.bundle}" if request.bundle else "/mcp"
 
 
 async def _finish(reply: Reply, exchange: Exchange, *, is_modern: bool) -> None:
@@ -230,7 +227,7 @@ async def _post_modern(request: Request, message: Message, admit: Admit) -> None
     reply = Reply(request.send, request.receive, can_stream=request.accepts("text/event-stream"))
     info = message.meta.get(META + "clientInfo")
     exchange = Exchange(
-        request.actor, message, reply, request.bundle, _endpoint(request), None, message.meta[META + "clientCapabilities"],
+        request.actor, message, reply, request.bundle, None, message.meta[META + "clientCapabilities"],
         info if isinstance(info, dict) else {}, request.share,
     )  # fmt: skip
     refused = await _param_rejection(request, message)
@@ -301,7 +298,7 @@ async def listen(request: Request, admit: Admit) -> None:
         stream = session.open_notices()
     if stream is session.notices:
         tell: Callable[[str], None] = lambda method: _told(session.notify(method))  # noqa: E731
-        changes = Changes(request.bundle, {method: kinds for method, kinds in CHANGES.values()}, tell)
+        changes = Changes(request.bundle, dict(CHANGES.values()), tell)
     else:
         changes = Changes(request.bundle, {}, lambda _: None)
     await _while_admitted(request, stream.copy(request.send, after), admit, changes)
@@ -329,7 +326,9 @@ async def _subscribe(request: Request, message: Message, admit: Admit) -> None:
         await request.give_error(400, error, number)
         return
     if not request.accepts("text/event-stream"):
-        await request.give_error(406, RpcError(INVALID_REQUEST, "Accept text/event-stream: this answer is one."), number)
+        await request.give_error(
+            406, RpcError(INVALID_REQUEST, "Accept text/event-stream: this answer is one."), number
+        )
         return
     owner = f"{request.actor.key_id or request.actor.id}"
     if _streams.get(owner, 0) >= MOST_STREAMS_OF_ONE_CALLER:
@@ -366,12 +365,10 @@ async def _tell(request: Request, number: str | int, wanted: Mapping[str, Any], 
         subscriptions.close()
 
 
-async def _add_all(
-    subscriptions: gateway.Subscriptions, request: Request, message: Message, uris: Any
-) -> list[str]:
+async def _add_all(subscriptions: gateway.Subscriptions, request: Request, message: Message, uris: Any) -> list[str]:
     """Subscribe to what the caller may read; the rest is left out of what is acknowledged."""
     silent = gateway.Silent(is_modern=True, capabilities=message.meta[META + "clientCapabilities"])
-    ask = gateway.Ask(silent, _endpoint(request), request.bundle)
+    ask = gateway.Ask(silent, bundle=request.bundle)
     heard: list[str] = []
     for uri in uris if isinstance(uris, list) else []:
         with suppress(ServiceError):
@@ -424,4 +421,3 @@ async def _while_admitted(request: Request, work: Any, admit: Admit, changes: Ch
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-

@@ -111,8 +111,8 @@ class Road:
         name, arguments = self._read_call(ctx.params or {})
         try:
             result = await gateway.call_tool(
-                actor, name=name, arguments=arguments, session_id=_session_id(ctx), endpoint=self._endpoint,
-                share=share_of(ctx.request),
+                actor, name=name, arguments=arguments,
+                ask=gateway.Ask(gateway.Silent(_session_id(ctx)), self._endpoint, share=share_of(ctx.request)),
             )  # fmt: skip
         except gateway.UnknownTool as error:
             raise _rpc_error(INVALID_PARAMS, error) from error

@@ -52,7 +52,7 @@ class Session:
     _numbers: Any = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.subscriptions = gateway.Subscriptions(lambda uri: self.notify(UPDATED, {"uri": uri}))
+        self.subscriptions = gateway.Subscriptions(self._tell_updated)
 
     def new_stream(self) -> Stream:
         """A stream whose events can be read again."""
@@ -74,6 +74,9 @@ class Session:
         if self.notices is None or self.is_over:
             return False
         return self.notices.put(call_message(method, params), may_be_dropped=True)
+
+    def _tell_updated(self, uri: str) -> None:
+        self.notify(UPDATED, {"uri": uri})
 
     def ask(
         self, put: Callable[[bytes], bool], method: str, params: Mapping[str, Any]
@@ -126,7 +129,13 @@ class Sessions:
     _by_organization: "dict[UUID | None, OrderedDict[str, Session]]" = field(default_factory=dict)
 
     def open(
-        self, actor: Actor, *, bundle: str, version: str, capabilities: Mapping[str, Any], client_info: Mapping[str, Any]
+        self,
+        actor: Actor,
+        *,
+        bundle: str,
+        version: str,
+        capabilities: Mapping[str, Any],
+        client_info: Mapping[str, Any],
     ) -> Session:
         """Begin a session; its owner's oldest ones are ended where this is one too many."""
         session = Session(

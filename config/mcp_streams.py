@@ -128,7 +128,9 @@ class Stream:
 class Reply:
     """The answer to one POST. It becomes an event stream with the first message before the result, or after a while."""
 
-    def __init__(self, send: Send, receive: Receive, *, can_stream: bool, stream: Callable[[], Stream] = Stream) -> None:
+    def __init__(
+        self, send: Send, receive: Receive, *, can_stream: bool, stream: Callable[[], Stream] = Stream
+    ) -> None:
         self.can_stream = can_stream
         self.has_left = False
         self.is_cancelled = False

@@ -39,7 +39,7 @@ class FakeUpstream:
         return Hello(self.protocol_version)
 
     async def request(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_seconds: float
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_seconds: float, **_: Any
     ) -> dict[str, Any]:
         self.running += 1
         self.most_running = max(self.running, self.most_running)
@@ -97,7 +97,7 @@ class World:
         self.behaviour[slug] = behaviour
         return server_id
 
-    def connect(self, route: ServerRoute) -> FakeUpstream:
+    def connect(self, route: ServerRoute, **_: Any) -> FakeUpstream:
         async def behave(upstream: FakeUpstream) -> dict[str, Any]:
             return await self.behaviour[route.slug](upstream)  # as it is then, not now
 

@@ -19,7 +19,15 @@ from apps.gateway.services.clients import NEEDED_FOR, Ask
 from apps.gateway.services.hearing import CallListener
 from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
 from apps.gateway.services.pool import upstreams
-from apps.gateway.services.results import INPUT_REQUIRED, ResultCache, canonical, passed_on, passed_whole, size_of, wrong
+from apps.gateway.services.results import (
+    INPUT_REQUIRED,
+    ResultCache,
+    canonical,
+    passed_on,
+    passed_whole,
+    size_of,
+    wrong,
+)
 from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, park
 from apps.gateway.services.views import View
 from apps.gateway.services.ways import Caller
@@ -88,7 +96,7 @@ async def complete(
         offer = view.find_prompt(str(named)) if kind == "ref/prompt" else _addressed(view, str(named))
         own = {"type": kind, ("name" if kind == "ref/prompt" else "uri"): offer.upstream.name}
         route = await upstreams().route(offer.upstream.server_id, view.revision)
-        if "completions" not in route.capabilities:
+        if route.capabilities and "completions" not in route.capabilities:
             return {"completion": {"values": [], "total": 0, "hasMore": False}}
         params = {"ref": own, "argument": dict(argument), **({"context": dict(context)} if context else {})}
         return await _carry_offer(actor, offer, view, "completion/complete", params, ask, meter, needs="completion")
@@ -145,7 +153,15 @@ async def _carry_tool(
 
 
 async def _carry_offer(
-    actor: Actor, offer: Offer, view: View, method: str, params: dict[str, Any], ask: Ask, meter: "_Meter", *, needs: str
+    actor: Actor,
+    offer: Offer,
+    view: View,
+    method: str,
+    params: dict[str, Any],
+    ask: Ask,
+    meter: "_Meter",
+    *,
+    needs: str,
 ) -> dict[str, Any]:
     meter.server = offer.server
     _check_decision(actor, offer)

@@ -114,7 +114,9 @@ def _check_form(declared: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     for name, about in properties.items():
         words = [name, *(about.get(key) for key in ("title", "format") if isinstance(about, Mapping))]
         if any(isinstance(word, str) and _SECRET.search(word) for word in words):
-            raise PasswordAsked(DECLINED, f"The form asks for {name[:60]!r}. Secrets are not asked for through Gatehouse.")
+            raise PasswordAsked(
+                DECLINED, f"The form asks for {name[:60]!r}. Secrets are not asked for through Gatehouse."
+            )
 
 
 class PasswordAsked(registry.Refused):

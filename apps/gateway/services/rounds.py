@@ -250,9 +250,7 @@ def parking_lot() -> ParkingLot:
     return _lots[loop]
 
 
-async def park(
-    ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[str, Any]]]
-) -> dict[str, Any]:
+async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     """Carry a call of a client of 2026-07-28 to a server of the older era: until it ends, or asks something.
 
     `start` makes the call, whose questions go to the parked call's `asked`.

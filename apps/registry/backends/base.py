@@ -7,6 +7,7 @@ from uuid import UUID
 
 from apps.core.errors import BackendError
 
+NEWEST = "2026-07-28"
 ParamHeaders = tuple[tuple[tuple[str, ...], str], ...]
 """Which arguments of a tool a 2026-07-28 call repeats in its headers: (path in the arguments, name of the header)."""
 
@@ -32,6 +33,11 @@ class ServerRoute:
     environment: str = ""
     tags: tuple[str, ...] = ()
     param_headers: Mapping[str, ParamHeaders] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether it is known to speak 2026-07-28: no sessions, and questions in results."""
+        return self.protocol_version >= NEWEST
 
 
 @dataclass(frozen=True, slots=True)
