@@ -268,8 +268,10 @@ class StreamableHttp:
             return await self._refusal(response, voice)
         kind = web.media_type(response)
         if kind == "application/json":
-            message = wire.decode(await egress.read_limited(response, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES))
-            wire.check_id(message, number)
+            text = await egress.read_limited(response, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES)
+            message = self._answer_in(wire.decode_all(text, voice.version), number, voice, exchange, len(text))
+            if message is None:
+                raise BackendError("The server's answer has neither a result nor an error.")
             return message
         if kind == "text/event-stream":
             return await self._streamed(response, number, voice, exchange)
@@ -277,6 +279,18 @@ class StreamableHttp:
             f"{self._route.slug} answers with {kind or 'no content type'} instead of JSON."
             " Check that the URL is that of its MCP endpoint."
         )
+
+    @staticmethod
+    def _answer_in(
+        messages: Sequence[dict[str, Any]], number: int, voice: _Voice, exchange: Exchange | None, size: int
+    ) -> dict[str, Any] | None:
+        """The answer among messages that came together; what was said before it is heard."""
+        for message in messages:
+            if wire.is_response(message):
+                wire.check_id(message, number)
+                return message
+            voice.hearing.hear(message, size, exchange=exchange)
+        return None
 
     async def _refusal(self, response: Any, voice: _Voice) -> dict[str, Any]:
         """The JSON-RPC error of an answer other than 200; raises HttpRefusal where there is none."""
@@ -325,11 +339,10 @@ class StreamableHttp:
                 place.last_id = place.last_id if event.id is None else event.id
                 place.retry_seconds = _seconds(event.retry, place.retry_seconds)
                 text = b"\n".join(event.data)
-                message = wire.decode(text) if text and event.kind == "message" else {}
-                if wire.is_response(message):
-                    wire.check_id(message, number)
-                    return message
-                voice.hearing.hear(message, len(text), exchange=exchange)
+                messages = wire.decode_all(text, voice.version) if text and event.kind == "message" else ()
+                answer = self._answer_in(messages, number, voice, exchange, len(text))
+                if answer is not None:
+                    return answer
                 if share is not None:
                     share.back_to(held)
         return None
@@ -408,11 +421,11 @@ class StreamableHttp:
                 place.last_id = place.last_id if event.id is None else event.id
                 place.retry_seconds = _seconds(event.retry, place.retry_seconds)
                 text = b"\n".join(event.data)
-                message = wire.decode(text) if text and event.kind == "message" else {}
-                if wire.is_response(message):
-                    return
-                if message and not voice.hearing.hear(message, len(text), listener=listener):
-                    await asyncio.sleep(1 / NOTICES_PER_SECOND)  # whoever says more waits in the network
+                for message in wire.decode_all(text, voice.version) if text and event.kind == "message" else ():
+                    if wire.is_response(message):
+                        return
+                    if not voice.hearing.hear(message, len(text), listener=listener):
+                        await asyncio.sleep(1 / NOTICES_PER_SECOND)  # whoever says more waits in the network
 
     def _keep(self, method: str, params: Mapping[str, Any]) -> None:
         """Remember what was set up in the session, which one that begins anew has to be told again."""

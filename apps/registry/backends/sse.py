@@ -262,7 +262,8 @@ class Sse:
                 if event.kind == "endpoint" and not endpoint.done():
                     endpoint.set_result(self._endpoint_of(text.decode("utf-8", "replace")))
                 elif event.kind == "message" and text:
-                    self._hear(wire.decode(text), len(text))
+                    for message in wire.decode_all(text, self._version):
+                        self._hear(message, len(text))
 
     def _hear(self, message: dict[str, Any], size: int) -> None:
         if wire.is_response(message):

@@ -313,15 +313,16 @@ class Stdio:
             self._refuse_long(wire.Lines.cut(line))
             return
         try:
-            message = wire.decode(line)
+            messages = wire.decode_all(line, self._version)
         except BackendError:
             self._count_garbage()
             return
         self._garbage_lines = 0
-        if wire.is_response(message):
-            self._answer(message.get("id"), wire.Heard(message, len(line)))
-        else:
-            self._hearing.hear(message, len(line))
+        for message in messages:
+            if wire.is_response(message):
+                self._answer(message.get("id"), wire.Heard(message, len(line)))
+            else:
+                self._hearing.hear(message, len(line))
 
     def _answer(self, number: Any, outcome: wire.Heard | BackendError) -> None:
         """Hand an answer to whoever waits for it; one that nobody waits for came too late or was never asked."""

@@ -20,7 +20,9 @@ from apps.registry.backends.base import Hello, HttpRefusal, ParamHeaders, Upstre
 
 MODERN = "2026-07-28"
 LEGACY = "2025-11-25"
-LEGACY_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", LEGACY})
+BATCHING = "2025-03-26"
+"""The one revision in which several messages may travel as one."""
+LEGACY_VERSIONS = frozenset({"2024-11-05", BATCHING, "2025-06-18", LEGACY})
 
 METHOD_NOT_FOUND = -32601
 INTERNAL_ERROR = -32603
@@ -202,16 +204,31 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 def decode(text: bytes) -> dict[str, Any]:
     """One JSON-RPC message; raises BackendError for anything else."""
+    return _message(_value(text))
+
+
+def decode_all(text: bytes, version: str) -> list[dict[str, Any]]:
+    """The JSON-RPC messages that travel as one: a single one, but for one revision; raises BackendError."""
+    if version != BATCHING:
+        return [decode(text)]
+    found = _value(text)
+    return [_message(each) for each in found] if isinstance(found, list) else [_message(found)]
+
+
+def _value(text: bytes) -> Any:
     if is_too_much(text):
         message = f"The server's answer holds more than {MOST_VALUES} values. Ask for less."
         raise BackendError(message) from TooLarge(message)
     try:
-        message = orjson.loads(text)
+        return orjson.loads(text)
     except ValueError as error:
         raise BackendError("The server's answer is not valid JSON.") from error
-    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+
+
+def _message(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
         raise BackendError("The server's answer is not a JSON-RPC message.")
-    return message
+    return value
 
 
 def is_too_much(text: bytes) -> bool:
