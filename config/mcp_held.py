@@ -15,15 +15,8 @@ logger = logging.getLogger(__name__)
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
-HELD = "gatehouse.held"
 PIECE_BYTES = budget.FREE_BYTES
 LONGEST_PIECE_SECONDS = 30.0
-
-
-def share_of(request: Any) -> budget.Share | None:
-    """What counts the bytes of the answer to an HTTP request; none over standard output."""
-    share: budget.Share | None = request.scope.get(HELD) if request is not None else None
-    return share
 
 
 def paced(send: Send) -> Send:

@@ -136,16 +136,17 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     parsed, body = await _read_message(scope, headers, receive)
     here = _running[asyncio.get_running_loop()]
     if here.relay is not None:
-        if await _relayed(here.relay, scope, headers, parsed, body, receive, send):
+        elsewhere = _process_elsewhere(here.relay, scope, headers, parsed)
+        if elsewhere and await here.relay.forward(elsewhere, scope, body, receive, send):
             return
         send = _with_public_id(here.relay, send)
     marks = logs.current_actor.set(actor), caller.set(actor)
     try:
         with budget.share_for(actor.organization_id) as share:
-            request = Request(here, scope, headers, actor, bundle, receive, paced(send), share)
+            request = Request(here, scope, headers, actor, bundle, receive, paced(send), share, body)
             admit = lambda: _admit(credential, scope, headers)  # noqa: E731
             if scope["method"] == "POST":
-                await post(request, parsed, body, admit)
+                await post(request, parsed, admit)
             elif scope["method"] == "GET":
                 await listen(request, admit)
             else:
@@ -155,10 +156,8 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         caller.reset(marks[1])
 
 
-async def _relayed(
-    relay: Relay, scope: Scope, headers: dict[bytes, bytes], parsed: Any, body: bytes, receive: Receive, send: Send
-) -> bool:
-    """Whether another process has answered: the session lives there, or the call that is continued."""
+def _process_elsewhere(relay: Relay, scope: Scope, headers: dict[bytes, bytes], parsed: Any) -> str:
+    """The other process that a request is for: where its session lives, or the call that it continues."""
     owner, session_id = relay.owner_of(headers.get(b"mcp-session-id", b"").decode("latin-1"))
     if owner:
         headers[b"mcp-session-id"] = session_id.encode()
@@ -166,9 +165,7 @@ async def _relayed(
         params = parsed.get("params") if isinstance(parsed, dict) else None
         state = params.get("requestState") if isinstance(params, dict) else None
         owner = gateway.owner_of_state(state) if isinstance(state, str) else ""
-    if owner in ("", relay.name) or RELAYED in scope:
-        return False
-    return await relay.forward(owner, scope, body, receive, send)
+    return "" if owner == relay.name or RELAYED in scope else owner
 
 
 def _with_public_id(relay: Relay, send: Send) -> Send:

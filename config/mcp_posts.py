@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from mcp.shared.inbound import (
     InboundLadderRejection,
     classify_inbound_request,
@@ -40,7 +41,7 @@ from config.mcp_messages import (
     result_message,
     status_of,
 )
-from config.mcp_methods import Exchange, answer, hello
+from config.mcp_methods import MODERN_METHODS, Exchange, answer, hello
 from config.mcp_sessions import UPDATED, Session
 from config.mcp_streams import JSON_HEADERS, Receive, Reply, Send, Stream, place_of
 
@@ -70,6 +71,7 @@ class Request:
     receive: Receive
     send: Send
     share: budget.Share
+    body: bytes = b""
 
     def header(self, name: bytes) -> str | None:
         """A header's value."""
@@ -91,6 +93,19 @@ class Request:
         await self.send({"type": "http.response.start", "status": status, "headers": sent})
         await self.send({"type": "http.response.body", "body": body})
 
+    async def hand_over(self) -> None:
+        """Let FastMCP answer: it knows the extensions of the protocol, and refuses what nobody knows."""
+        pending = [self.body]
+
+        async def receive() -> MutableMapping[str, Any]:
+            if pending:
+                return {"type": "http.request", "body": pending.pop(), "more_body": False}
+            return await self.receive()
+
+        path: str = settings.MCP_PATH
+        inner = {**self.scope, "path": path, "raw_path": path.encode(), "root_path": "", "actor": self.actor}
+        await self.here.rest(inner, receive, self.send)
+
     async def give_error(self, status: int, error: RpcError, number: str | int | None = None) -> None:
         """Answer with a JSON-RPC error."""
         await self.give(status, error_message(number, error))
@@ -99,7 +114,7 @@ class Request:
 # POST ----------------------------------------------------------------------------------------------------------------
 
 
-async def post(request: Request, parsed: Any, body: bytes, admit: Admit) -> None:
+async def post(request: Request, parsed: Any, admit: Admit) -> None:
     """Serve one message."""
     if not request.accepts("application/json"):
         await request.give_error(406, RpcError(INVALID_REQUEST, "Accept application/json, and text/event-stream."))
@@ -160,9 +175,7 @@ async def _session_of(request: Request, number: str | int | None = None) -> Sess
     """The session that a request names; where there is none, that is answered."""
     session_id = request.header(b"mcp-session-id")
     if session_id is None:
-        error = RpcError(
-            INVALID_REQUEST, "There is no session yet: begin with initialize."
-        )
+        error = RpcError(INVALID_REQUEST, "There is no session yet: begin with initialize.")
         await request.give_error(400, error, number)
         return None
     session: Session | None = request.here.sessions.find(request.actor, session_id, bundle=request.bundle)
@@ -220,6 +233,9 @@ async def _post_modern(request: Request, message: Message, admit: Admit) -> None
     if rejection is not None:
         error = RpcError(rejection.code, rejection.message, rejection.data)
         await request.give_error(status_of(error, is_modern=True), error, message.id)
+        return
+    if message.method not in MODERN_METHODS and message.method != "subscriptions/listen":
+        await request.hand_over()
         return
     if message.method == "subscriptions/listen":
         await _subscribe(request, message, admit)

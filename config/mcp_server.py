@@ -25,8 +25,6 @@ from apps.core.actor import Actor
 from apps.core.doors import read_json
 from apps.core.errors import Malformed, ServiceError, render
 from apps.gateway import services as gateway
-from config.mcp_held import share_of
-from config.mcp_lists import leave
 from config.outages import as_outage
 
 logger = logging.getLogger(__name__)
@@ -94,8 +92,7 @@ class Road:
         except (OperationalError, InterfaceError) as error:
             raise _rpc_error(INTERNAL_ERROR, as_outage(error) or ServiceError()) from error
         meta = {UNAVAILABLE: tools.unavailable} if tools.unavailable else {}
-        encoded = tools.encoded(is_modern=is_modern)
-        listed = [] if leave(ctx.request, encoded) else orjson.loads(encoded)
+        listed = orjson.loads(tools.encoded(is_modern=is_modern))
         if not is_modern:
             return {"tools": listed, **({"_meta": meta} if meta else {})}
         return {
@@ -112,7 +109,7 @@ class Road:
         try:
             result = await gateway.call_tool(
                 actor, name=name, arguments=arguments,
-                ask=gateway.Ask(gateway.Silent(_session_id(ctx)), self._endpoint, share=share_of(ctx.request)),
+                ask=gateway.Ask(gateway.Silent(_session_id(ctx)), self._endpoint),
             )  # fmt: skip
         except gateway.UnknownTool as error:
             raise _rpc_error(INVALID_PARAMS, error) from error

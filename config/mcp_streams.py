@@ -196,7 +196,7 @@ class Reply:
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
-        """Cancel the work when the caller leaves; where nothing is heard for long, begin the stream so that it stays."""
+        """Cancel the work when the caller leaves; begin the stream where nothing was heard for long: so it stays."""
         leaving = asyncio.ensure_future(self._left())
         try:
             await asyncio.wait({leaving}, timeout=PING_SECONDS)
@@ -214,8 +214,9 @@ class Reply:
         """The connection broke, which is no cancelling where the revision has sessions: give the client some time."""
         if self._writing is not None:
             self._writing.cancel()
-        await asyncio.sleep(RESUME_SECONDS)
-        while stream.readers:
+        left = RESUME_SECONDS
+        while left > 0 or stream.readers:
+            left = RESUME_SECONDS if stream.readers else left - 1
             await asyncio.sleep(1)
 
     async def _left(self) -> None:

@@ -28,6 +28,7 @@ from tests.people import Person
 pytestmark = pytest.mark.django_db(transaction=True)
 MODES = ("legacy", MODERN)
 SECONDS = 60
+_SHORTENED = re.compile("up__test_input_required_result_mul.*_[0-9a-f]{8}$")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,12 @@ def test_what_is_not_offered_is_not_found(live: Live, alice: Person, server: Ser
 
     async def talk() -> None:
         async with agent(live, key, mode, Watcher()) as client:
-            for uri in ("file:///etc/passwd", "http://169.254.169.254/latest", "test://template/a/b/data", "up+test://x"):
+            for uri in (
+                "file:///etc/passwd",
+                "http://169.254.169.254/latest",
+                "test://template/a/b/data",
+                "up+test://x",
+            ):
                 with pytest.raises(MCPError) as refused:
                     await client.read_resource(uri)
                 assert refused.value.error.code == (-32602 if mode == MODERN else -32002)
@@ -175,7 +181,7 @@ def test_progress_arrives_in_order_and_before_the_result(live: Live, alice: Pers
 
 
 def test_a_server_s_log_reaches_a_session_as_far_as_it_wants_it(
-    live: Live, alice: Person, upstreams: dict[str, str], settings: Any, server: Server, era: str
+    live: Live, alice: Person, server: Server, era: str
 ) -> None:
     if era == "modern":
         pytest.skip("the tool that logs is of the older era")
@@ -216,7 +222,9 @@ def test_a_server_asks_the_person_before_the_client(
                 result = await client.call_tool("up__test_input_required_result_multi_round", {})
                 assert result.content[0].text == "Ada likes Ada."
                 names = [tool.name for tool in (await client.list_tools()).tools]
-                several = next(each for each in names if re.match("up__test_input_required_result_mul.*_[0-9a-f]{8}$", each))
+                several = next(
+                    each for each in names if re.match("up__test_input_required_result_mul.*_[0-9a-f]{8}$", each)
+                )
                 result = await client.call_tool(several, {})
                 assert "Paris" in result.content[0].text and "file:///work" in result.content[0].text
 

@@ -1,7 +1,6 @@
 """Carries one request from an agent to a native tool or a server: found, decided, limited, sent, checked, counted."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,10 +34,28 @@ from apps.policies.services import decide
 from apps.registry import services as registry
 from apps.usage import services as usage
 
-logger = logging.getLogger(__name__)
 _LONGEST_NAME = 200
 _kept_results = ResultCache()
 NOBODY = Ask()
+_NEEDED = {"prompts/get": "messages", "resources/read": "contents", "completion/complete": "completion"}
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One request to a server: what is used there, how, and at which revision of the catalogue."""
+
+    thing: Tool | Offer
+    item: registry.CatalogueItem
+    revision: int
+    method: str
+    params: dict[str, Any]
+
+    @classmethod
+    def to(cls, thing: Tool | Offer, view: View, method: str, params: dict[str, Any]) -> "Errand":
+        """The errand to a thing's own server; raises UnknownTool for a tool of ours."""
+        if thing.upstream is None:
+            raise UnknownTool
+        return cls(thing, thing.upstream, view.revision, method, params)
 
 
 async def call_tool(
@@ -70,7 +87,7 @@ async def get_prompt(
         view = await _view(actor, ask)
         prompt = view.find_prompt(name)
         params = {"name": prompt.upstream.name, **({"arguments": dict(arguments)} if arguments is not None else {})}
-        return await _carry_offer(actor, prompt, view, "prompts/get", params, ask, meter, needs="messages")
+        return await _carry(actor, Errand.to(prompt, view, "prompts/get", params), ask, meter)
 
 
 async def read_resource(actor: Actor, *, uri: str, ask: Ask = NOBODY) -> dict[str, Any]:
@@ -79,15 +96,19 @@ async def read_resource(actor: Actor, *, uri: str, ask: Ask = NOBODY) -> dict[st
     with meter:
         view = await _view(actor, ask)
         found = view.find_resource(uri)
-        params = {"uri": found.uri}
-        result = await _carry_offer(actor, found.offer, view, "resources/read", params, ask, meter, needs="contents")
+        errand = Errand.to(found.offer, view, "resources/read", {"uri": found.uri})
+        result = await _carry(actor, errand, ask, meter)
         return _under_its_uri(result, found.uri, uri) if uri != found.uri else result
 
 
 async def complete(
-    actor: Actor, *, reference: Mapping[str, Any], argument: Mapping[str, Any], context: Mapping[str, Any] | None = None,
+    actor: Actor,
+    *,
+    reference: Mapping[str, Any],
+    argument: Mapping[str, Any],
+    context: Mapping[str, Any] | None = None,
     ask: Ask = NOBODY,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What an argument of a prompt or of a template may be; nothing where its server does not complete."""
     kind, named = reference.get("type"), reference.get("name" if reference.get("type") == "ref/prompt" else "uri")
     meter = _Meter(actor, ask.endpoint, "completion/complete", str(named), bytes_in=size_of(argument))
@@ -99,7 +120,7 @@ async def complete(
         if route.capabilities and "completions" not in route.capabilities:
             return {"completion": {"values": [], "total": 0, "hasMore": False}}
         params = {"ref": own, "argument": dict(argument), **({"context": dict(context)} if context else {})}
-        return await _carry_offer(actor, offer, view, "completion/complete", params, ask, meter, needs="completion")
+        return await _carry(actor, Errand.to(offer, view, "completion/complete", params), ask, meter)
 
 
 def _addressed(view: View, uri: str) -> Offer:
@@ -136,70 +157,58 @@ async def _carry_tool(
     item = tool.upstream
     if item is None:
         raise UnknownTool
-    await _take_turn(actor, tool.resource.name, item)
-    params = {"name": item.name, "arguments": arguments}
+    errand = Errand.to(tool, view, "tools/call", {"name": item.name, "arguments": arguments})
+    await _take_turn(actor, errand)
     if not (item.cache_seconds and item.reads_only):
-        result, route = await _ask_server(actor, tool.name, item, view.revision, "tools/call", params, ask)
-        return passed_on(result, route)
+        return passed_on(*await _ask_server(actor, errand, ask))
     # The credentials belong to the server and the revision changes with them: nobody sees what another one's opened.
     key = (actor.organization_id, item.server_id, view.revision, item.name, canonical(arguments))
     kept = _kept_results.get(key)
     if kept is None:
-        result, route = await _ask_server(actor, tool.name, item, view.revision, "tools/call", params, ask)
-        kept = passed_on(result, route)
+        kept = passed_on(*await _ask_server(actor, errand, ask))
         if kept[0].get("resultType") != INPUT_REQUIRED:
             _kept_results.keep(key, *kept, seconds=item.cache_seconds)
     return kept
 
 
-async def _carry_offer(
-    actor: Actor,
-    offer: Offer,
-    view: View,
-    method: str,
-    params: dict[str, Any],
-    ask: Ask,
-    meter: "_Meter",
-    *,
-    needs: str,
-) -> dict[str, Any]:
-    meter.server = offer.server
-    _check_decision(actor, offer)
+async def _carry(actor: Actor, errand: Errand, ask: Ask, meter: "_Meter") -> dict[str, Any]:
+    """Carry what is no tool's call."""
+    meter.server = errand.item.server_slug
+    _check_decision(actor, errand.thing)
     with budget.counting(ask.share, actor.organization_id):
-        await _take_turn(actor, offer.resource.name, offer.upstream)
-        result, route = await _ask_server(actor, offer.name, offer.upstream, view.revision, method, params, ask)
-        passed, meter.bytes_out = passed_whole(result, route, needs=needs)
+        await _take_turn(actor, errand)
+        result, route = await _ask_server(actor, errand, ask)
+        passed, meter.bytes_out = passed_whole(result, route, needs=_NEEDED[errand.method])
     return passed
 
 
-async def _take_turn(actor: Actor, name: str, item: registry.CatalogueItem) -> None:
-    if item.rate_limit_per_minute is not None:
-        await in_thread(
-            limits.take, f"{item.kind}:{actor.organization_id}:{name}", limit=item.rate_limit_per_minute, what=name
-        )
+async def _take_turn(actor: Actor, errand: Errand) -> None:
+    limit = errand.item.rate_limit_per_minute
+    if limit is not None:
+        name = errand.thing.resource.name
+        key = f"{errand.thing.resource.kind}:{actor.organization_id}:{name}"
+        await in_thread(limits.take, key, limit=limit, what=name)
 
 
-async def _ask_server(
-    actor: Actor, name: str, item: registry.CatalogueItem, revision: int, method: str, params: dict[str, Any], ask: Ask
-) -> tuple[dict[str, Any], registry.ServerRoute]:
+async def _ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any], registry.ServerRoute]:
     """Make the request, in as many rounds as it takes."""
-    pool, client = upstreams(), ask.client
-    route = await pool.route(item.server_id, revision)
+    pool, client, server_id = upstreams(), ask.client, errand.item.server_id
+    route = await pool.route(server_id, errand.revision)
     key = str(actor.key_id or actor.id or actor.label)
     caller = Caller(client.session_id, key, client)
-    if ask.meta:
-        params["_meta"] = dict(ask.meta)
-    hearing = CallListener(client, route)
+    params = {**errand.params, "_meta": dict(ask.meta)} if ask.meta else errand.params
+    listener = CallListener(client, route)
 
     async def send(more: Mapping[str, Any]) -> dict[str, Any]:
-        result, _ = await pool.request(item.server_id, revision, caller, method, {**params, **more}, hearing)
+        asked = {**params, **more} if more else params
+        result, _ = await pool.request(server_id, errand.revision, caller, errand.method, asked, listener=listener)
         return result
 
     async def start(parked: Parked) -> dict[str, Any]:
-        hearing.parked = parked
+        listener.parked = parked
         return await send({})
 
-    place = Place(f"{key}@{actor.organization_id}", ask.bundle, method, name, str(item.server_id))
+    place = Place(f"{key}@{actor.organization_id}", ask.bundle, errand.method, errand.thing.name, str(server_id))
     try:
         if client.is_modern and not route.is_modern and _can_be_asked(client.capabilities):
             return await park(ask, place, start), route

@@ -115,7 +115,7 @@ def _check_form(declared: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         words = [name, *(about.get(key) for key in ("title", "format") if isinstance(about, Mapping))]
         if any(isinstance(word, str) and _SECRET.search(word) for word in words):
             raise PasswordAsked(
-                DECLINED, f"The form asks for {name[:60]!r}. Secrets are not asked for through Gatehouse."
+                DECLINED, f"The form asks for {name[:60]!r}. Gatehouse passes no question on that asks for a secret."
             )
 
 

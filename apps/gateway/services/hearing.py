@@ -33,11 +33,11 @@ class CallListener:
     def notified(self, method: str, params: Mapping[str, Any]) -> None:
         """Progress passes, and the log as far as the client wants it; what concerns lists is told another way."""
         client = self.parked.client or self._client if self.parked else self._client
-        if method in _passing:
+        is_log = method == "notifications/message"
+        if method in _passing or (
+            is_log and is_wanted(params.get("level"), client.log_level, is_modern=client.is_modern)
+        ):
             client.notify(method, params)
-        elif method == "notifications/message":
-            if is_wanted(params.get("level"), client.log_level, is_modern=client.is_modern):
-                client.notify(method, params)
 
     async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Put a question to the client, if it may be asked; a refusal is in the journal."""

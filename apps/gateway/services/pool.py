@@ -47,7 +47,7 @@ class Upstreams:
 
     async def request(
         self, server_id: UUID, revision: int, caller: Caller, method: str, params: Mapping[str, Any],
-        listener: registry.Listener | None = None,
+        *, listener: registry.Listener | None = None,
     ) -> tuple[dict[str, Any], registry.ServerRoute]:  # fmt: skip
         """Make one request to a server and give its result with the route it took.
 
@@ -60,7 +60,7 @@ class Upstreams:
             way.breaker.check()
             async with self._slot(way, deadline):
                 with way.breaker.guard():
-                    return await self._send(way, caller, method, params, deadline, listener), way.route
+                    return await self._send(way, caller, method, params, deadline, listener=listener), way.route
         except BackendError as error:
             if way.breaker.is_open:
                 self._retire_idle(way)
@@ -147,7 +147,7 @@ class Upstreams:
 
     async def _send(
         self, way: Way, caller: Caller, method: str, params: Mapping[str, Any], deadline: float,
-        listener: registry.Listener | None = None,
+        *, listener: registry.Listener | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         given = deadline - self._loop.time()
         link = self._link(way, caller)
