@@ -9,8 +9,8 @@ from django.urls import reverse
 
 from apps.core.actor import Actor
 from apps.core.staff import actor_of
+from apps.gateway import services as gateway
 from apps.usage import services as usage
-from config.management.commands.connect import CLIENTS, PLACEHOLDER, Endpoint
 
 if TYPE_CHECKING:
     from config.staff import StaffSite
@@ -94,9 +94,5 @@ def _steps(site: "StaffSite", request: HttpRequest) -> list[Step]:
 def ways_to_connect() -> dict[str, Any]:
     """What each program wants to be told, with a placeholder for the key."""
     # As from another machine: who reads this page may not know where Gatehouse is installed.
-    endpoint = Endpoint(settings.MCP_AUDIENCE, PLACEHOLDER, is_ours=False)
-    programs = [
-        {"name": name, "place": client.place, "configuration": client.write(endpoint)}
-        for name, client in CLIENTS.items()
-    ]
-    return {"endpoint": endpoint, "programs": programs, "placeholder": PLACEHOLDER}
+    programs = [gateway.connection_to(settings.MCP_AUDIENCE, client=client) for client in gateway.CLIENTS]
+    return {"url": settings.MCP_AUDIENCE, "programs": programs, "placeholder": gateway.PLACEHOLDER}

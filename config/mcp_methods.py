@@ -16,7 +16,7 @@ from apps.core import budget
 from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotFound, ServiceError
 from apps.gateway import services as gateway
-from apps.gateway.services.clients import LOG_LEVELS
+from apps.gateway.services.asking import LOG_LEVELS
 from apps.registry import services as registry
 from config.mcp_messages import (
     INTERNAL_ERROR,

@@ -85,12 +85,14 @@ def remember_actor(request: HttpRequest, credential: str) -> Actor:
 def ninja_api() -> NinjaAPI:
     """The Ninja half of the API, with every router in its place; Ninja wants one of it in a process."""
     from apps.audit.api import router as audit_router
+    from apps.gateway.api import router as gateway_router
     from apps.jobs.api import router as jobs_router
     from apps.registry.api import router as registry_router
     from apps.usage.api import router as usage_router
 
     made = NinjaAPI(title="Gatehouse", version=settings.VERSION, auth=BearerActor(), docs_url=None, openapi_url=None)
     made.add_router("/mcp", registry_router)
+    made.add_router("/mcp", gateway_router)
     made.add_router("/jobs", jobs_router)
     made.add_router("/audit", audit_router)
     made.add_router("/metrics", usage_router)

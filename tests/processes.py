@@ -9,6 +9,8 @@ from urllib.parse import quote
 from django.conf import settings
 from django.db import connection
 
+from tests.fixtures import warm
+
 PROJECT = Path(__file__).parent.parent
 _SETUP = "import django; django.setup()\n"
 
@@ -47,11 +49,7 @@ def start_python(code: str, *arguments: str, **env: str) -> subprocess.Popen[str
 
 def run_python(code: str, *arguments: str, seconds: float = 120, **env: str) -> str:
     """Run code to its end and return what it printed; raises AssertionError with its errors when it fails."""
-    process = start_python(code, *arguments, **env)
-    try:
-        output, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == 0, errors
-    return output
+    command = [sys.executable, "-c", _SETUP + code, *arguments]
+    done = warm.run(command, cwd=PROJECT, env=environment(**env), timeout=seconds)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

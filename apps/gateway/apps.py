@@ -7,3 +7,7 @@ class GatewayConfig(AppConfig):
     name = "apps.gateway"
     label = "gateway"
     verbose_name = "Gateway"
+    permissions = {
+        "bundle.read": "See bundles, what is in them, and how agents' programs are connected to them.",
+        "bundle.write": "Make, change and remove bundles.",
+    }

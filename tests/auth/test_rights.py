@@ -19,7 +19,7 @@ from tests.people import Person, make_person
 # The table of roles -----------------------------------------------------------------------------------------------
 
 STAFF_ONLY = {"server.approve", "audit.read", "member.write", "org.write", "key.read", "key.manage", "job.write"}
-VIEWER = {"tool.read", "server.read", "job.read", "org.read", "key.write"}
+VIEWER = {"tool.read", "server.read", "bundle.read", "job.read", "org.read", "key.write"}
 
 
 def test_owners_and_admins_may_do_everything() -> None:

@@ -5,9 +5,10 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -16,6 +17,7 @@ from mcp.client.client import Client as SdkClient
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from apps.auth import services as auth
+from tests.fixtures import warm
 from tests.fixtures.servers import evil_stdio_command
 from tests.gateway.agent import LEGACY, META, MODERN, offer
 from tests.gateway.conftest import Evil, events
@@ -24,6 +26,7 @@ from tests.processes import PROJECT, environment
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow_process]
 COMMAND = [sys.executable, "manage.py", "mcp", "stdio"]
+PATIENCE_SECONDS = 90
 HELLO = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
 
 
@@ -42,24 +45,38 @@ class Pipe:
     """The command with its standard streams in our hands."""
 
     def __init__(self, env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            COMMAND, cwd=PROJECT, env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        self._folder = TemporaryDirectory(prefix="pipe-")
+        self._output, self._errors = (Path(self._folder.name, name) for name in ("output", "errors"))
+        theirs, ours = os.pipe()
+        self._input = os.fdopen(ours, "w")
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
+            streams = (theirs, output.fileno(), errors.fileno())
+            self.process = warm.Popen(COMMAND, cwd=PROJECT, env=env, streams=streams)
+        os.close(theirs)
+        self._read = 0
 
     def ask(self, number: int, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Send a request and read its answer."""
         self.write({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
-        assert self.process.stdout
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        answer = self.read()
         assert answer["id"] == number
+        return answer
+
+    def read(self) -> dict[str, Any]:
+        """The next answer."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "\n" not in (rest := self._output.read_text()[self._read :]):
+            assert time.monotonic() < deadline and self.process.poll() is None, self._errors.read_text()
+            time.sleep(0.01)
+        line = rest.partition("\n")[0]
+        self._read += len(line) + 1
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def write(self, message: dict[str, Any]) -> None:
         """Send one line."""
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
+        self._input.write(json.dumps(message) + "\n")
+        self._input.flush()
 
     def open(self) -> "Pipe":
         """Shake hands."""
@@ -69,7 +86,11 @@ class Pipe:
 
     def close(self) -> tuple[str, str]:
         """Close the input and return what else came out."""
-        return self.process.communicate(timeout=20)
+        self._input.close()
+        self.process.wait(PATIENCE_SECONDS)
+        said = self._output.read_text()[self._read :], self._errors.read_text()
+        self._folder.cleanup()
+        return said
 
 
 @pytest.mark.parametrize("mode", ["legacy", MODERN])
@@ -114,14 +135,16 @@ def test_hostile_arguments_are_refused_here_too(alice: Person) -> None:
         params = {"name": "search", "arguments": arguments}
         pipe.write({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params})
     pipe.write({"jsonrpc": "2.0", "id": "last", "method": "ping"})
-    time.sleep(2)
+    answers: dict[Any, dict[str, Any]] = {}
+    while not {1, "last"} <= set(answers):
+        answer = pipe.read()
+        answers[answer["id"]] = answer
 
     output, _ = pipe.close()
 
-    answers = {answer["id"]: answer for answer in map(json.loads, output.splitlines())}
+    answers |= {answer["id"]: answer for answer in map(json.loads, output.splitlines())}
     # What the SDK cannot even parse gets no answer on this wire.
     assert all(answers[number]["error"]["code"] == -32602 for number in range(4) if number in answers)
-    assert {1, "last"} <= set(answers)
 
 
 def test_a_revoked_key_is_refused_within_a_second(alice: Person) -> None:
@@ -151,18 +174,15 @@ def test_no_child_is_left_behind(alice: Person, how: Any) -> None:
         pipe.close()
     else:
         os.kill(pipe.process.pid, how)
-        pipe.process.wait(15)
+        pipe.process.wait(PATIENCE_SECONDS)
 
     assert pipe.process.returncode == 0
-    assert not [child for child in psutil.wait_procs(children, timeout=5)[1] if child.status() != "zombie"]
+    assert not [child for child in psutil.wait_procs(children, timeout=30)[1] if child.status() != "zombie"]
 
 
 @pytest.mark.parametrize("key", ["", "gate_wrong"])
 def test_without_a_working_key_it_says_what_to_do(db: None, key: str) -> None:
-    ended = subprocess.run(
-        COMMAND, cwd=PROJECT, env=environment(GATEHOUSE_KEY=key), input="", capture_output=True, text=True, timeout=60,
-        check=False,
-    )  # fmt: skip
+    ended = warm.run(COMMAND, cwd=PROJECT, env=environment(GATEHOUSE_KEY=key), timeout=PATIENCE_SECONDS)
 
     assert ended.returncode != 0
     assert ended.stdout == ""

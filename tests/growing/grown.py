@@ -24,6 +24,8 @@ TIME = "time__get_current_time"
 class Role(Process):
     """A process that serves no web; it is ready when it says so."""
 
+    is_warm = True
+
     def __init__(self, role: str, env: dict[str, str]) -> None:
         super().__init__([sys.executable, "manage.py", "up", "--role", role], env=env)
         self.role = role

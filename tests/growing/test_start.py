@@ -13,12 +13,13 @@ from django.db import connection
 from config import roles, waiting
 from config.doctor import parts
 from config.management.commands.migrate import alone_as_web
+from tests.fixtures import warm
 from tests.fixtures.faults import FaultProxy
 from tests.fixtures.servers import PROJECT, free_port
 from tests.journeys.platform import clean_environment
 
 WAIT_SECONDS = 3.0
-LONGEST_SECONDS = 45
+LONGEST_SECONDS = 90
 
 
 def start(tmp_path, *flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -26,10 +27,7 @@ def start(tmp_path, *flags: str, **env: str) -> "subprocess.CompletedProcess[str
     settings = clean_environment(
         GATEHOUSE_DATA=str(tmp_path), GATEHOUSE_PORT=str(free_port()), GATEHOUSE_START_SECONDS=str(WAIT_SECONDS), **env
     )
-    return subprocess.run(
-        [sys.executable, "manage.py", "up", *flags],
-        cwd=PROJECT, env=settings, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False,
-    )  # fmt: skip
+    return warm.run([sys.executable, "manage.py", "up", *flags], cwd=PROJECT, env=settings, timeout=LONGEST_SECONDS)
 
 
 def assert_is_clear(refused: "subprocess.CompletedProcess[str]", *words: str) -> None:

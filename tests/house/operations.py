@@ -54,7 +54,7 @@ class Operation:
     def is_list(self) -> bool:
         """Whether the answer is a page of things."""
         schema = self._answer()
-        return self.method == "get" and "items" in schema.get("properties", {})
+        return self.method == "get" and {"items", "total"} <= set(schema.get("properties", {}))
 
     @property
     def needs_credential(self) -> bool:

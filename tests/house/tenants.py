@@ -18,7 +18,7 @@ CANARY = "canary-a"
 # Texts that the platform reads as its own words, or that are derived from others: a canary there would break the row.
 _NOT_FREE = re.compile(
     r"digest|lookup|value|password|kind|surface|request_id|store_name|protocol_version|state|address|endpoint|method"
-    r"|required_scopes|alias|env$"
+    r"|required_scopes|alias|native|env$"
 )
 
 

@@ -10,9 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.fixtures import warm
 from tests.fixtures.servers import PROJECT, Process, free_port
 
 READY = "is ready."
+START_SECONDS = 180
+COMMAND_SECONDS = 180
 OUR_VARIABLES = ("GATEHOUSE_", "DATABASE_URL", "REDIS_URL", "BROKER_URL", "UPSTREAM_", "BREAKER_", "DJANGO_")
 
 
@@ -24,27 +27,26 @@ def clean_environment(**more: str) -> dict[str, str]:
 class Platform(Process):
     """`manage.py up` on a free port; it is ready when it says so."""
 
+    is_warm = True
+
     def __init__(self, data: Path, *flags: str, port: int = 0, **env: str) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data = data
         settings = clean_environment(GATEHOUSE_DATA=str(data), GATEHOUSE_PORT=str(self.port), **env)
         command = [sys.executable, "manage.py", "up", *flags]
-        super().__init__(command, ready=f"{self.url}/ready", env=settings, start_seconds=90)
+        super().__init__(command, ready=f"{self.url}/ready", env=settings, start_seconds=START_SECONDS)
 
     def wait_ready(self) -> None:
         """Return when it has said that it is ready, which comes right after /ready answers."""
         super().wait_ready()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + START_SECONDS
         while READY not in self.output() and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def manage(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run another command on the same installation."""
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=PROJECT, env=self.env, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        return warm.run([sys.executable, "manage.py", *arguments], cwd=PROJECT, env=self.env, timeout=COMMAND_SECONDS)
 
     @cache  # noqa: B019 - a handful of platforms, each as long as its test
     def provision(self, slug: str = "acme") -> dict[str, Any]:
@@ -70,3 +72,9 @@ class Platform(Process):
         found = re.search(r"Admin account\s+(\S+)\s+(\S+)", self.output())
         assert found, self.output()
         return {"email": found[1], "password": found[2]}
+
+
+class ColdPlatform(Platform):
+    """A platform whose command line, first environment and memory are its own, for those who look at them."""
+
+    is_warm = False

@@ -170,9 +170,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             "--no-proxy-headers",
         ]  # fmt: skip
         url = f"http://127.0.0.1:{second_port}"
-        second = stack.enter_context(
-            Process([str(part) for part in command], ready=f"{url}/ready", env=platform.env, start_seconds=90)
-        )
+        second = Process([str(part) for part in command], ready=f"{url}/ready", env=platform.env, start_seconds=180)
+        second.is_warm = True
+        stack.enter_context(second)
         made = House(platform, second, (platform.url, url), Client(f"http://127.0.0.1:{upstream_port}"), operator)
         _move_in(made, upstream_port)
         yield made

@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.fixtures import warm
 from tests.fixtures.servers import PROJECT, free_port, url_answers
 from tests.journeys.agents import ERAS, call, call_over_stdio, tool_names
-from tests.journeys.platform import Platform, clean_environment
+from tests.journeys.platform import COMMAND_SECONDS, ColdPlatform, Platform, clean_environment
 
 pytestmark = pytest.mark.slow_process
 
@@ -29,7 +30,7 @@ TIME_TOOL = "time__get_current_time"
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory):
-    with Platform(tmp_path_factory.mktemp("up")) as started:
+    with ColdPlatform(tmp_path_factory.mktemp("up")) as started:
         yield started
 
 
@@ -47,10 +48,8 @@ def pss_mib(pid: int) -> float:
 
 def up(*flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run `up` where it must refuse to start."""
-    return subprocess.run(
-        [sys.executable, "manage.py", "up", *flags],
-        cwd=PROJECT, env=clean_environment(**env), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    command = [sys.executable, "manage.py", "up", *flags]
+    return warm.run(command, cwd=PROJECT, env=clean_environment(**env), timeout=COMMAND_SECONDS)
 
 
 def test_the_first_start_prints_what_a_newcomer_needs(platform):
@@ -177,7 +176,7 @@ def test_two_that_start_at_once_on_one_database_both_come_up(tmp_path):
 
 @pytest.mark.parametrize(("number", "statuses"), [(signal.SIGINT, {0, 130}), (signal.SIGTERM, {0})])
 def test_a_signal_ends_everything_in_time(tmp_path, number, statuses):
-    with Platform(tmp_path) as platform:
+    with ColdPlatform(tmp_path) as platform:
         call(f"{platform.url}/mcp", platform.demo_key(), TIME_TOOL, {"timezone": "UTC"})
         members = family(platform.pid)
         assert len(members) > 1, "the demo's child should be running"
@@ -245,12 +244,12 @@ def test_without_the_demo_nothing_is_made(tmp_path):
 
 @pytest.mark.measured
 def test_the_second_start_is_quick(tmp_path):
-    with Platform(tmp_path) as platform:
+    with ColdPlatform(tmp_path) as platform:
         platform.stop(signal.SIGTERM)
     seconds = []
     for _ in range(5):
         began = time.monotonic()
-        with Platform(tmp_path):
+        with ColdPlatform(tmp_path):
             seconds.append(time.monotonic() - began)
 
     assert statistics.median(seconds) <= SECONDS_TO_START, seconds
@@ -258,7 +257,7 @@ def test_the_second_start_is_quick(tmp_path):
 
 @pytest.mark.measured
 def test_at_rest_it_is_small(tmp_path):
-    with Platform(tmp_path, GATEHOUSE_STDIO_IDLE_SECONDS="2") as platform:
+    with ColdPlatform(tmp_path, GATEHOUSE_STDIO_IDLE_SECONDS="2") as platform:
         call(f"{platform.url}/mcp", platform.demo_key(), TIME_TOOL, {"timezone": "UTC"})
         with_child = pss_mib(platform.pid)
         deadline = time.monotonic() + 30

@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 
-from config.management.commands.connect import CLIENTS
+from apps.gateway.services import CLIENTS
 from tests.journeys.platform import clean_environment
 
 KEY = "gate_canary0123456789"

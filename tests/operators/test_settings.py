@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from apps.core.keyfiles import new_sealing_key, new_signing_key
+from tests.fixtures import warm
 from tests.fixtures.servers import PROJECT
-from tests.journeys.platform import clean_environment
+from tests.journeys.platform import COMMAND_SECONDS, clean_environment
 
 CANARY = "kanari"
 SECRETS = {
@@ -38,10 +39,7 @@ def production(folder: Path) -> dict[str, str]:
 
 def manage(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A command of the installation."""
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=PROJECT, env=env, capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+    return warm.run([sys.executable, "manage.py", *arguments], cwd=PROJECT, env=env, timeout=COMMAND_SECONDS)
 
 
 @pytest.mark.slow_process

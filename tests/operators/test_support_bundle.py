@@ -10,8 +10,9 @@ import pytest
 from django.conf import settings
 
 from config import support
+from tests.fixtures import warm
 from tests.fixtures.servers import PROJECT
-from tests.journeys.platform import clean_environment
+from tests.journeys.platform import COMMAND_SECONDS, clean_environment
 
 CANARY = "kanari"
 """Stands in every secret that the test plants, and nowhere else."""
@@ -40,10 +41,7 @@ PARTS = {"ABOUT.txt", "settings.json", "doctor.json", "versions.json", "migratio
 
 def run(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A command of the installation."""
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=PROJECT, env=env, capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+    return warm.run([sys.executable, "manage.py", *arguments], cwd=PROJECT, env=env, timeout=COMMAND_SECONDS)
 
 
 def read(path: Path) -> dict[str, str]:

@@ -56,7 +56,7 @@ class Evil:
 
     def forget(self) -> None:
         """Be as new."""
-        for what in ("headers", "calls", "cancelled", "sessions", "tools"):
+        for what in ("headers", "calls", "cancelled", "sessions", "tools", "replies"):
             self.control(what, "DELETE")
         self.control("answers", "PUT", "json")
 

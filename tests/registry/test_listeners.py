@@ -1,17 +1,22 @@
 """What a server says beside its answers, and what it asks, against servers that really do so."""
 
 import asyncio
+import json
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from apps.core.errors import BackendTimeout
-from apps.registry.backends.base import Refused, ServerRoute, Upstream
+from apps.registry.backends import hearing
+from apps.registry.backends.base import Refused, ServerRoute, Upstream, UpstreamError
 from apps.registry.services.routes import connect
 from tests.fixtures import servers
-from tests.registry.conftest import make_route, run
+from tests.fixtures.evil_upstream import SPEAKING
+from tests.registry.conftest import Evil, make_route, run
 
 pytestmark = pytest.mark.slow_process
 CONFORMANCE = [sys.executable, "-m", "tests.fixtures.conformance"]
@@ -24,6 +29,11 @@ Answer = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 async def refuse(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Nobody is there."""
     raise Refused(-1, "The user said no.", {"why": "tired"})
+
+
+async def accept(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Somebody is there."""
+    return {"action": "accept", "content": {"name": "Alice"}}
 
 
 class Ear:
@@ -84,6 +94,20 @@ def modern(conformance_port: int, settings: Any) -> ServerRoute:
     """The way to it in the newest."""
     settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{conformance_port}"})
     return make_route(url=f"http://127.0.0.1:{conformance_port}/mcp", protocol_version="2026-07-28")
+
+
+@pytest.fixture
+def speaking(evil: Evil) -> Evil:
+    """The misbehaving server, with the tools that speak and ask beside their answers."""
+    evil.offer({"name": "echo", "inputSchema": {"type": "object"}}, *SPEAKING)
+    return evil
+
+
+def evil_route(evil: Evil, way: str = "url") -> ServerRoute:
+    """The way to it, over streamable HTTP of 2025 or over HTTP+SSE."""
+    if way == "sse_url":
+        return make_route(transport="sse", url=evil.sse_url)
+    return make_route(url=evil.url, protocol_version="2025-11-25")
 
 
 def opened(route: ServerRoute, work: Callable[[Upstream], Awaitable[Any]], **given: Any) -> Any:
@@ -148,13 +172,285 @@ def test_a_slow_person_does_not_use_up_the_time_of_the_call(legacy: ServerRoute)
     async def work(upstream: Upstream) -> None:
         async def slowly(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
             with pytest.raises(TimeoutError):  # longer than the call may take
-                await asyncio.wait_for(asyncio.Event().wait(), 2.5)
+                await asyncio.wait_for(asyncio.Event().wait(), 4)
             return {"action": "decline"}
 
-        said = await call(upstream, "test_elicitation", Ear(slowly), 2.0, message="Who?")
+        said = await call(upstream, "test_elicitation", Ear(slowly), 3.5, message="Who?")
         assert "action=decline" in text_of(said)
 
         with pytest.raises(BackendTimeout):
             await call(upstream, "test_tool_with_progress", Ear(), 0.05)  # nobody is asked: it holds
 
     opened(legacy, work, capabilities=CAN)
+
+
+# What may be asked, and by whom ----------------------------------------------------------------------------------
+
+
+def test_a_refusal_of_the_listener_is_the_error_that_the_server_gets(speaking: Evil) -> None:
+    async def work(upstream: Upstream) -> None:
+        await call(upstream, "ask", Ear(refuse), ids=["a"])
+
+    opened(evil_route(speaking), work, capabilities=CAN)
+
+    [reply] = speaking.control("replies")
+    assert reply["error"] == {"code": -1, "message": "The user said no.", "data": {"why": "tired"}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [None, "no object", {"x": {1: "a name that is no text"}}, {"x": "\ud800"}, {"x": 2**70}, {"x": object()}],
+    ids=["nothing", "text", "name", "surrogate", "number", "object"],
+)
+def test_an_answer_that_json_cannot_carry_becomes_an_error(speaking: Evil, wrong: Any) -> None:
+    async def answer(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        return wrong  # type: ignore[no-any-return]
+
+    async def work(upstream: Upstream) -> None:
+        await call(upstream, "ask", Ear(answer), ids=["a"])
+
+    opened(evil_route(speaking), work, capabilities=CAN)
+
+    [reply] = speaking.control("replies")
+    assert reply["error"]["code"] == -32603
+
+
+def test_without_a_listener_questions_are_refused_and_notices_dropped(speaking: Evil) -> None:
+    async def work(upstream: Upstream) -> None:
+        asked = {"name": "ask", "arguments": {"ids": ["a"]}, "_meta": {"progressToken": "mine"}}
+        await upstream.request("tools/call", asked, timeout_seconds=WAITS)
+
+    opened(evil_route(speaking), work)
+
+    [reply] = speaking.control("replies")
+    assert reply["error"]["code"] == -32601
+
+
+def test_a_question_is_answered_once_however_often_it_comes(speaking: Evil) -> None:
+    async def work(upstream: Upstream) -> tuple[Ear, str]:
+        ear = Ear(accept)
+        return ear, text_of(await call(upstream, "ask", ear, ids=[1, 1, "1", 2, 1, 3]))
+
+    ear, said = opened(evil_route(speaking), work, capabilities=CAN)
+
+    assert [params["message"] for _, params in ear.questions] == [
+        "Question 1?",
+        "Question 1?",
+        "Question 2?",
+        "Question 3?",
+    ]  # fmt: skip  (a number and a text are two ids)
+    assert sorted(str(reply["id"]) for reply in json.loads(said)) == ["1", "1", "2", "3"]
+
+
+def test_more_than_sixteen_questions_at_once_are_refused(speaking: Evil) -> None:
+    async def work(upstream: Upstream) -> Ear:
+        async def when_all_are_there(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+            await ear.until(lambda: len(ear.questions) == 16)
+            await asyncio.to_thread(until_replied, speaking, 4)
+            return {"action": "accept"}
+
+        ear = Ear(when_all_are_there)
+        await call(upstream, "ask", ear, ids=[*range(20), 0])
+        return ear
+
+    ear = opened(evil_route(speaking), work, capabilities=CAN)
+
+    assert len(ear.questions) == 16
+    assert [reply["error"]["code"] for reply in speaking.control("replies") if "error" in reply] == [-32603] * 4
+
+
+def until_replied(evil: Evil, count: int) -> None:
+    """Wait until the server has so many replies."""
+    deadline = time.monotonic() + WAITS
+    while len(evil.control("replies")) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("way", ["url", "sse_url"])
+def test_a_question_that_is_taken_back_is_not_answered(speaking: Evil, way: str) -> None:
+    async def work(upstream: Upstream) -> tuple[Ear, str]:
+        async def think(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+            if params["message"] == "Never mind?":
+                await asyncio.Event().wait()
+            await ear.until(lambda: ear.cancelled)
+            return {"action": "accept"}
+
+        ear = Ear(think)
+        return ear, text_of(await call(upstream, "withdraw", ear))
+
+    ear, said = opened(evil_route(speaking, way), work, capabilities=CAN)
+
+    assert ear.cancelled == 1
+    assert [reply["id"] for reply in json.loads(said)] == ["heard", "second"]
+
+
+def test_who_was_asked_for_a_request_that_has_ended_need_not_answer(speaking: Evil) -> None:
+    async def work(upstream: Upstream) -> None:
+        async def think(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+            await asyncio.Event().wait()
+            return {}
+
+        ear = Ear(think)
+        assert text_of(await call(upstream, "ask_and_leave", ear)) == "left"
+        await ear.until(lambda: ear.cancelled)
+        await asyncio.to_thread(until_replied, speaking, 2)
+
+        given_up = asyncio.create_task(call(upstream, "ask", ear, ids=["x"]))
+        await ear.until(lambda: len(ear.questions) == 2)
+        given_up.cancel()
+        await ear.until(lambda: ear.cancelled == 2)
+        await asyncio.to_thread(until_replied, speaking, 3)
+
+    opened(evil_route(speaking), work, capabilities=CAN)
+
+    failed = [(reply["id"], reply["error"]["code"]) for reply in speaking.control("replies") if "error" in reply]
+    assert failed == [("left", -32800), ("x", -32800)]
+    assert "notifications/cancelled" in [seen[":rpc"] for seen in speaking.control("headers")]
+
+
+def test_the_patience_of_a_request_has_an_end(speaking: Evil, monkeypatch: Any) -> None:
+    monkeypatch.setattr(hearing.Exchange, "__init__", impatient(hearing.Exchange.__init__))
+
+    async def work(upstream: Upstream) -> None:
+        async def think(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+            await asyncio.Event().wait()
+            return {}
+
+        ear = Ear(think)
+        with pytest.raises(BackendTimeout):
+            await call(upstream, "ask", ear, 0.5, ids=["x"])
+        await ear.until(lambda: ear.cancelled)
+
+    opened(evil_route(speaking), work, capabilities=CAN)
+
+
+def impatient(begin: Callable[..., None]) -> Callable[..., None]:
+    """Exchanges that wait for a second only."""
+
+    def shorter(self: Any, *given: Any, **more: Any) -> None:
+        begin(self, *given, **more)
+        self.patience = 1.0
+
+    return shorter
+
+
+@pytest.mark.parametrize("way", ["url", "sse_url"])
+def test_our_own_credentials_are_masked_in_notices_and_in_questions(speaking: Evil, way: str) -> None:
+    async def work(upstream: Upstream) -> Ear:
+        ear = Ear(accept)
+        await call(upstream, "whisper", ear)
+        return ear
+
+    route = replace(evil_route(speaking, way), headers={"Authorization": "Bearer planted-secret"})
+    ear = opened(route, work, capabilities=CAN)
+
+    assert "authorization" in str(ear.heard)
+    assert "authorization" in str(ear.questions)
+    assert "planted-secret" not in str(ear.heard) + str(ear.questions)
+
+
+# What is heard, and by whom --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["url", "sse_url"])
+def test_progress_of_others_and_progress_after_the_answer_is_heard_by_nobody(speaking: Evil, way: str) -> None:
+    async def work(upstream: Upstream) -> None:
+        ear = Ear()
+        await call(upstream, "stray", ear, meta={"progressToken": "mine"})
+        await call(upstream, "echo", ear, text="whatever came late has been read now")
+        assert ear.of("notifications/progress") == [{"progressToken": "mine", "progress": 9}]
+
+        unwanted = Ear()
+        await call(upstream, "stray", unwanted)
+        assert unwanted.heard == []
+
+    opened(evil_route(speaking, way), work)
+
+
+@pytest.mark.parametrize("way", ["url", "sse_url"])
+def test_a_flood_of_notices_is_cut_and_the_answer_still_comes(speaking: Evil, way: str) -> None:
+    async def work(upstream: Upstream) -> tuple[Ear, Ear]:
+        many, long = Ear(), Ear()
+        assert text_of(await call(upstream, "flood", many, 60, count=20_000)) == "flooded"
+        assert text_of(await call(upstream, "flood", long, 60, count=20, length=500_000)) == "flooded"
+        return many, long
+
+    many, long = opened(evil_route(speaking, way), work)
+
+    # What comes in the time of the flood is added; it takes seconds, not minutes.
+    assert hearing.NOTICES_AT_ONCE <= len(many.heard) < 20_000
+    assert [params["data"].split()[0] for _, params in many.heard[:1000]] == [str(number) for number in range(1000)]
+    assert 1 <= len(long.heard) < 20
+
+
+def test_the_lines_of_a_servers_log_are_heard_by_whoever_made_the_call(legacy: ServerRoute) -> None:
+    async def work(upstream: Upstream) -> None:
+        ear = Ear()
+        await call(upstream, "test_tool_with_logging", ear)
+        assert [params["data"] for params in ear.of("notifications/message")] == [
+            "Tool execution started", "Tool processing data", "Tool execution completed",
+        ]  # fmt: skip
+
+    opened(legacy, work)
+
+
+def test_in_2026_a_log_comes_at_the_level_that_the_call_asks_for(modern: ServerRoute) -> None:
+    async def work(upstream: Upstream) -> None:
+        silent, loud = Ear(), Ear()
+        await call(upstream, "test_logging_tool", silent)
+        await call(upstream, "test_logging_tool", loud, meta={"io.modelcontextprotocol/logLevel": "alert"})
+        assert [params["level"] for params in silent.of("notifications/message")] == []
+        assert [params["level"] for params in loud.of("notifications/message")] == ["alert", "emergency"]
+
+    opened(modern, work)
+
+
+def test_a_model_is_asked_within_a_call(legacy: ServerRoute) -> None:
+    async def sample(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        assert (method, params["maxTokens"]) == ("sampling/createMessage", 100)
+        return {"role": "assistant", "model": "m", "content": {"type": "text", "text": "Four."}}
+
+    async def work(upstream: Upstream) -> None:
+        assert text_of(await call(upstream, "test_sampling", Ear(sample), prompt="2 + 2?")) == "LLM response: Four."
+
+    opened(legacy, work, capabilities=CAN)
+
+
+def test_what_a_caller_of_2026_can_do_is_said_with_each_request_and_by_nobody_else(modern: ServerRoute) -> None:
+    theirs = {"io.modelcontextprotocol/clientCapabilities": {"sampling": {}}}
+
+    async def work(upstream: Upstream) -> None:
+        assert text_of(await call(upstream, "test_missing_capability", Ear(), can={"sampling": {}}))
+        for given in ({"can": {}}, {"meta": theirs}):
+            with pytest.raises(UpstreamError) as refusal:
+                await call(upstream, "test_missing_capability", Ear(), **given)
+            assert refusal.value.rpc_code == -32021
+
+    opened(modern, work)
+
+
+def test_two_calls_to_one_child_hear_their_own_progress_and_questions(settings: Any) -> None:
+    script = servers.FIXTURES / "revisions.py"
+    command = (sys.executable, str(script), "--revision", "2025-11-25", "--stdio")
+    settings.STDIO_ALLOW = (" ".join(command),)
+
+    async def work(upstream: Upstream) -> None:
+        one, two, nobody = Ear(), Ear(), Ear(accept)
+        await asyncio.gather(
+            call(upstream, "count", one, meta={"progressToken": "same"}, to=20),
+            call(upstream, "count", two, meta={"progressToken": "same"}, to=30),
+            call(upstream, "count", nobody, to=10),
+        )
+        assert [params["progress"] for params in one.of("notifications/progress")] == list(range(1, 21))
+        assert [params["progress"] for params in two.of("notifications/progress")] == list(range(1, 31))
+        assert nobody.heard == []
+
+        assert text_of(await call(upstream, "ask", nobody, message="Only you?")).startswith("accept")
+        await asyncio.gather(call(upstream, "ask", one, message="Who of you?"), call(upstream, "count", two, to=20))
+        assert (one.questions, two.questions) == ([], [])
+        assert [params["message"] for _, params in connection.questions] == ["Who of you?"]
+
+    connection = Ear(accept)
+    route = make_route(transport="stdio", command=command, timeout_seconds=WAITS)
+    opened(route, work, capabilities=CAN, listener=connection)

@@ -10,8 +10,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from apps.auth.models import ApiKey
+from apps.gateway.services import CLIENTS
 from config.env import BASE_DIR
-from config.management.commands.connect import CLIENTS
 from tests.factories.auth import ApiKeyFactory
 from tests.factories.registry import ServerFactory
 from tests.factories.usage import UsageEventFactory

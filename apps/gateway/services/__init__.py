@@ -1,5 +1,18 @@
 """What the road does: show each caller their tools, and carry their calls."""
 
+from apps.gateway.services.asking import Ask, Client, Silent
+from apps.gateway.services.bundles import (
+    add_item,
+    connect_bundle,
+    create_bundle,
+    delete_bundle,
+    get_bundle,
+    list_bundles,
+    remove_item,
+    set_items,
+    update_bundle,
+    update_item,
+)
 from apps.gateway.services.calls import call_tool, complete, get_prompt, read_resource
 from apps.gateway.services.catalogue import (
     INSTRUCTIONS,
@@ -12,7 +25,7 @@ from apps.gateway.services.catalogue import (
     tools_for,
     view_for,
 )
-from apps.gateway.services.clients import Ask, Client, Silent
+from apps.gateway.services.clients import CLIENTS, PLACEHOLDER, Connection, Endpoint, connection_to
 from apps.gateway.services.offers import Offer, Tool, UnknownPrompt, UnknownResource, UnknownTool
 from apps.gateway.services.pool import OpenLinks, breaker_state, close_upstreams, count_open, upstreams
 from apps.gateway.services.rounds import owner_of_state, parking_lot
@@ -21,9 +34,13 @@ from apps.gateway.services.subscriptions import Subscriptions
 from apps.gateway.services.views import Found, View
 
 __all__ = [
+    "CLIENTS",
     "INSTRUCTIONS",
+    "PLACEHOLDER",
     "Ask",
     "Client",
+    "Connection",
+    "Endpoint",
     "Found",
     "Offer",
     "OpenLinks",
@@ -35,23 +52,34 @@ __all__ = [
     "UnknownResource",
     "UnknownTool",
     "View",
+    "add_item",
     "breaker_state",
     "call_tool",
     "close_upstreams",
     "complete",
+    "connect_bundle",
+    "connection_to",
     "count_open",
+    "create_bundle",
+    "delete_bundle",
     "fetch_tool",
     "forget_snapshots",
+    "get_bundle",
     "get_prompt",
     "input_schema",
     "known_view",
+    "list_bundles",
     "list_tools",
     "owner_of_state",
     "parking_lot",
     "read_resource",
     "read_view",
+    "remove_item",
     "search_tools",
+    "set_items",
     "tools_for",
+    "update_bundle",
+    "update_item",
     "upstreams",
     "view_for",
 ]

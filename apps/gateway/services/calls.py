@@ -13,8 +13,8 @@ from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotPermitted, ServiceError
 from apps.core.threads import in_thread
 from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
+from apps.gateway.services.asking import NEEDED_FOR, Ask
 from apps.gateway.services.catalogue import EVERYTHING, snapshot_for
-from apps.gateway.services.clients import NEEDED_FOR, Ask
 from apps.gateway.services.hearing import CallListener
 from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
 from apps.gateway.services.pool import upstreams

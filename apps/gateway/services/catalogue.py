@@ -25,6 +25,7 @@ from apps.core.threads import in_thread
 from apps.core.toolbox import NativeTool
 from apps.gateway.services.offers import Offer, Tool, is_allowed, native_tool, upstream_offer, upstream_tool
 from apps.gateway.services.pool import upstreams
+from apps.gateway.services.selections import Selection, Shelf, selections_of
 from apps.gateway.services.views import View, told_apart
 from apps.registry import services as registry
 
@@ -64,7 +65,10 @@ class Snapshot:
     tools: dict[str, Tool]
     offers: list[Offer]
     unavailable: list[dict[str, Any]]
+    selections: Mapping[str, Selection] = field(default_factory=dict)
     views: dict[tuple[str, str, frozenset[str]], View] = field(default_factory=dict)
+    _chosen: dict[str, list[Tool | Offer]] = field(default_factory=dict)
+    _shelf: Shelf | None = None
 
     def everything(self) -> list[Tool | Offer]:
         """All that is offered."""
@@ -81,18 +85,29 @@ class Snapshot:
         return found
 
     def _make_view(self, actor: Actor, bundle: str) -> View:
-        if bundle != EVERYTHING:
-            raise NotFound("There is no bundle of this name.")
-        allowed = [thing for thing in self.everything() if is_allowed(actor, thing)]
+        allowed = [thing for thing in self._chosen_by(bundle) if is_allowed(actor, thing)]
         servers = {thing.server for thing in allowed}
+        selection = self.selections.get(bundle)
         return View(
             **_sorted_out(allowed),
             unavailable=[each for each in self.unavailable if each["server"] in servers],
             revision=self.revision,
-            name="gatehouse",
-            title="Gatehouse",
-            instructions=INSTRUCTIONS,
+            bundle=bundle,
+            name=selection.slug if selection else "gatehouse",
+            title=selection.name if selection else "Gatehouse",
+            instructions=selection.instructions if selection else INSTRUCTIONS,
         )
+
+    def _chosen_by(self, bundle: str) -> list[Tool | Offer]:
+        if bundle == EVERYTHING:
+            return self.everything()
+        selection = self.selections.get(bundle)
+        if selection is None:
+            raise NotFound("There is no such endpoint: no bundle of your organisation has this address.")
+        if bundle not in self._chosen:
+            self._shelf = self._shelf or Shelf.of(self.everything())
+            self._chosen[bundle] = self._shelf.chosen(selection)
+        return self._chosen[bundle]
 
 
 def _sorted_out(things: Iterable[Tool | Offer]) -> dict[str, Any]:
@@ -231,7 +246,10 @@ def _build(organization_id: UUID | None, revision: int) -> Snapshot:
             logger.warning("Two tools are called %s; the later one is left out.", item.public_name)
         else:
             tools[item.public_name] = upstream_tool(item)
-    return Snapshot(organization_id, revision, tools, offers, [_as_unavailable(each) for each in catalogue.unavailable])
+    return Snapshot(
+        organization_id, revision, tools, offers, [_as_unavailable(each) for each in catalogue.unavailable],
+        selections=selections_of(organization_id),
+    )  # fmt: skip
 
 
 def _as_unavailable(server: registry.Unavailable) -> dict[str, Any]:

@@ -1,132 +1,121 @@
-"""The agent's side of a call: what a server may say to it and ask of it while it works.
+"""What each agent's program wants to be told: the configuration that connects it to an endpoint, ready to be pasted."""
 
-A server may only ask for what the client has declared, and never for a password: a form that comes from somewhere
-behind the gateway looks to a person as if the platform itself had asked.
-"""
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import logging
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from apps.core.errors import InvalidInput
 
-from apps.core import budget
-from apps.registry import services as registry
-
-logger = logging.getLogger(__name__)
-
-NOT_DECLARED = -32601
-DECLINED = -32602
-NEEDED_FOR = {
-    "sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots",
-}  # fmt: skip
-LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-_SECRET = re.compile(r"pass(?:word|wd|phrase|code)|secret|api[ _-]?key|token|\bpin\b|\bcvv\b|credential", re.IGNORECASE)
-_MOST_FIELDS = 200
-
-
-class Client(Protocol):
-    """Who called, as far as a server may reach it while it works on the call."""
-
-    @property
-    def session_id(self) -> str | None:
-        """Its session of the 2025 revisions."""
-
-    @property
-    def is_modern(self) -> bool:
-        """Whether it speaks 2026-07-28: it is asked by results, not by requests."""
-
-    @property
-    def capabilities(self) -> Mapping[str, Any]:
-        """What it has declared."""
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """What it says it is."""
-
-    @property
-    def log_level(self) -> str:
-        """The least level of log messages that it wants; empty: it has not said."""
-
-    def notify(self, method: str, params: Mapping[str, Any]) -> None:
-        """Say something before the result; dropped where the client takes nothing."""
-
-    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask the client, in the 2025 revisions; raises registry.Refused when it refuses or cannot be asked."""
+NAME = "gatehouse"
+PLACEHOLDER = "gate_YOUR_KEY"
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
-    """A client that hears nothing but results: over stdio, in jobs, in tests."""
+class Endpoint:
+    """What is connected to: an address with a key, and what the client calls it.
 
-    session_id: str | None = None
-    is_modern: bool = False
-    capabilities: Mapping[str, Any] = field(default_factory=dict)
-    info: Mapping[str, Any] = field(default_factory=dict)
-    log_level: str = ""
+    `program` is how a client on this very machine starts a server of this installation, where it may.
+    """
 
-    def notify(self, method: str, params: Mapping[str, Any]) -> None:
-        """Nobody hears it."""
+    url: str
+    key: str
+    name: str = NAME
+    program: Mapping[str, Any] | None = None
 
-    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Nobody can be asked."""
-        raise registry.Refused(NOT_DECLARED, "This client cannot be asked.")
+    @property
+    def headers(self) -> dict[str, str]:
+        """How the key is presented."""
+        return {"Authorization": f"Bearer {self.key}"}
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """How an agent asks: at which endpoint, by which client, in which round of a conversation."""
+class Client:
+    """A program: where its configuration goes, and how it is written."""
 
-    client: Client = field(default_factory=Silent)
-    endpoint: str = "/mcp"
-    bundle: str = ""
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    input_responses: Mapping[str, Any] | None = None
-    request_state: str | None = None
-    share: budget.Share | None = None
+    place: str
+    write: Callable[[Endpoint], str]
 
 
-def check_question(client: Client, method: str, params: Mapping[str, Any]) -> None:
-    """Raise Refused for what a server must not ask of this client."""
-    needed = NEEDED_FOR.get(method)
-    if needed is None:
-        raise registry.Refused(NOT_DECLARED, f"Clients of Gatehouse are not asked for {method[:60]}.")
-    declared = client.capabilities.get(needed)
-    if not isinstance(declared, Mapping):
-        raise registry.Refused(NOT_DECLARED, f"The client has not declared {needed}.")
-    if method == "elicitation/create":
-        _check_form(declared, params)
-    if method == "sampling/createMessage" and params.get("tools") and "tools" not in declared:
-        raise registry.Refused(NOT_DECLARED, "The client has not declared sampling with tools.")
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The configuration of one client for one endpoint."""
+
+    client: str
+    url: str
+    place: str
+    configuration: str
 
 
-def _check_form(declared: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    mode = params.get("mode", "form")
-    if mode != "form" or (declared and "form" not in declared and "url" in declared):
-        if mode not in declared:
-            raise registry.Refused(NOT_DECLARED, f"The client has not declared elicitation by {str(mode)[:20]}.")
-        if mode != "form":
-            return
-    schema = params.get("requestedSchema")
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    if not isinstance(properties, Mapping) or len(properties) > _MOST_FIELDS:
-        raise registry.Refused(DECLINED, "The form has no fields that could be shown.")
-    for name, about in properties.items():
-        words = [name, *(about.get(key) for key in ("title", "format") if isinstance(about, Mapping))]
-        if any(isinstance(word, str) and _SECRET.search(word) for word in words):
-            raise PasswordAsked(
-                DECLINED, f"The form asks for {name[:60]!r}. Gatehouse passes no question on that asks for a secret."
-            )
+def connection_to(url: str, *, client: str, name: str = NAME) -> Connection:
+    """As from another machine, with a placeholder for the key; raises InvalidInput for a client that we do not know."""
+    known = CLIENTS.get(client)
+    if known is None:
+        raise InvalidInput.for_field("client", f"Choose one of {', '.join(CLIENTS)}.")
+    return Connection(client, url, known.place, known.write(Endpoint(url, PLACEHOLDER, name)))
 
 
-class PasswordAsked(registry.Refused):
-    """A server wanted a person to type a secret."""
+# What each client reads ---------------------------------------------------------------------------------------------
 
 
-def is_wanted(level: Any, least: str, *, is_modern: bool) -> bool:
-    """Whether a log message passes: 2026-07-28 wants none unless it has named a level, the others all."""
-    if not least:
-        return not is_modern
-    if level not in LOG_LEVELS or least not in LOG_LEVELS:
-        return False
-    return LOG_LEVELS.index(level) >= LOG_LEVELS.index(least)
+def write_claude_code(endpoint: Endpoint) -> str:
+    """A command; --header takes several values, so that it comes after name and address."""
+    return shlex.join([
+        *("claude", "mcp", "add", "--transport", "http", "--scope", "user", endpoint.name, endpoint.url),
+        *("--header", f"Authorization: Bearer {endpoint.key}"),
+    ])  # fmt: skip
+
+
+def write_claude_desktop(endpoint: Endpoint) -> str:
+    """Its file knows only programs: our own on this machine, else a bridge that speaks HTTP for it."""
+    return as_json({"mcpServers": {endpoint.name: endpoint.program or _bridge(endpoint)}})
+
+
+def _bridge(endpoint: Endpoint) -> dict[str, Any]:
+    """mcp-remote, without a space in its header: some systems split arguments there."""
+    plain = [] if endpoint.url.startswith("https://") else ["--allow-http"]
+    return {
+        "command": "npx",
+        "args": ["-y", "mcp-remote", endpoint.url, *plain, "--header", "Authorization:${AUTHORIZATION}"],
+        "env": {"AUTHORIZATION": f"Bearer {endpoint.key}"},
+    }
+
+
+def write_cursor(endpoint: Endpoint) -> str:
+    """A url means a remote server."""
+    return as_json({"mcpServers": {endpoint.name: {"url": endpoint.url, "headers": endpoint.headers}}})
+
+
+def write_vscode(endpoint: Endpoint) -> str:
+    """Its key is `servers`, and the type is named."""
+    return as_json({"servers": {endpoint.name: {"type": "http", "url": endpoint.url, "headers": endpoint.headers}}})
+
+
+def write_codex(endpoint: Endpoint) -> str:
+    """TOML, whose basic strings are written like those of JSON."""
+    header = f"{{ Authorization = {json.dumps(endpoint.headers['Authorization'])} }}"
+    return f"[mcp_servers.{endpoint.name}]\nurl = {json.dumps(endpoint.url)}\nhttp_headers = {header}"
+
+
+def write_gemini(endpoint: Endpoint) -> str:
+    """A httpUrl means streamable HTTP; a url would mean SSE."""
+    return as_json({"mcpServers": {endpoint.name: {"httpUrl": endpoint.url, "headers": endpoint.headers}}})
+
+
+def as_json(value: dict[str, Any]) -> str:
+    """For a person to read and a program to parse."""
+    return json.dumps(value, indent=2)
+
+
+CLIENTS = {
+    "claude-code": Client("Type this in a terminal:", write_claude_code),
+    "claude-desktop": Client(
+        "Settings, Developer, Edit Config opens claude_desktop_config.json. Put this there, then quit and start again:",
+        write_claude_desktop,
+    ),
+    "cursor": Client("Put this into ~/.cursor/mcp.json, or .cursor/mcp.json of one project:", write_cursor),
+    "vscode": Client("'MCP: Open User Configuration' opens mcp.json. Put this there:", write_vscode),
+    "codex": Client("Put this at the end of ~/.codex/config.toml:", write_codex),
+    "gemini-cli": Client("Put this into ~/.gemini/settings.json:", write_gemini),
+}

@@ -11,7 +11,7 @@ from uuid import UUID
 from apps.audit import services as audit
 from apps.core.actor import system_actor
 from apps.core.threads import in_thread
-from apps.gateway.services.clients import Client, PasswordAsked, check_question, is_wanted
+from apps.gateway.services.asking import Client, PasswordAsked, check_question, is_wanted
 from apps.gateway.services.rounds import Parked
 from apps.registry import services as registry
 

@@ -18,7 +18,7 @@ from django.conf import settings
 from apps.core import budget
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError
 from apps.core.threads import in_thread
-from apps.gateway.services.clients import Client
+from apps.gateway.services.asking import Client
 from apps.gateway.services.outages import busy, crowded, named
 from apps.gateway.services.ways import Caller, Link, Way
 from apps.registry import services as registry

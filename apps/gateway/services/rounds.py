@@ -23,7 +23,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 
 from apps.core.errors import InvalidInput, RateLimited
-from apps.gateway.services.clients import Ask, Client, check_question
+from apps.gateway.services.asking import Ask, Client, check_question
 from apps.gateway.services.results import INPUT_REQUIRED
 from apps.registry import services as registry
 

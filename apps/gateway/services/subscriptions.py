@@ -15,8 +15,8 @@ from uuid import UUID
 
 from apps.core.actor import Actor
 from apps.core.errors import NotPermitted, RateLimited, ServiceError
+from apps.gateway.services.asking import Ask
 from apps.gateway.services.catalogue import view_for
-from apps.gateway.services.clients import Ask
 from apps.gateway.services.offers import action_of
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.views import Found

@@ -16,8 +16,8 @@ from uuid import UUID
 from django.conf import settings
 
 from apps.core.errors import BackendError, BackendTimeout
+from apps.gateway.services.asking import Client, Silent
 from apps.gateway.services.breaker import Breaker
-from apps.gateway.services.clients import Client, Silent
 from apps.gateway.services.outages import Paused, is_outage
 from apps.registry import services as registry
 

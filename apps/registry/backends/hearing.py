@@ -143,6 +143,10 @@ class Hearing:
         self.exchanges[number] = exchange
         return exchange
 
+    def answered(self, number: int) -> None:
+        """The answer has been read, on a connection that requests share: what else it may say comes too late."""
+        self.exchanges.pop(number, None)
+
     def end(self, exchange: Exchange) -> None:
         """The request has ended: who was asked on its behalf need not answer any more."""
         self.exchanges.pop(exchange.number, None)

@@ -276,6 +276,7 @@ class Sse:
         answer = self._pending.get(number) if type(number) is int else None
         if answer is None or answer.done():
             return
+        self._hearing.answered(number)
         self._unasked_bytes = 0
         if isinstance(outcome, BackendError):
             answer.set_exception(outcome)

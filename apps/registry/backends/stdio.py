@@ -329,6 +329,7 @@ class Stdio:
         future = self._pending.get(number) if type(number) is int else None
         if future is None or future.done():
             return
+        self._hearing.answered(number)
         if isinstance(outcome, BackendError):
             future.set_exception(outcome)
         else:

@@ -10,6 +10,7 @@ from apps.registry.services.capabilities import (
     describe_changes,
     get_capability,
     list_capabilities,
+    read_capabilities,
     update_capability,
 )
 from apps.registry.services.checks import (
@@ -90,6 +91,7 @@ __all__ = [
     "list_discoveries",
     "list_server_states",
     "list_servers",
+    "read_capabilities",
     "register_and_discover",
     "register_server",
     "remove_credential",

@@ -1,11 +1,12 @@
 """What servers offer: looking at it, approving it, and deciding how agents see it."""
 
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from apps.audit import services as audit
 from apps.auth import services as auth
@@ -52,6 +53,21 @@ def get_capability(actor: Actor, *, capability_id: UUID) -> Capability:
         raise NotFound("There is no such capability.")
     capability.changes = describe_changes(capability)
     return capability
+
+
+def read_capabilities(
+    actor: Actor, *, capability_ids: Collection[UUID] = (), server_ids: Collection[UUID] = ()
+) -> list[Capability]:
+    """These capabilities, and all that these servers offer now; raises NotFound where one of the former is missing."""
+    actor.require("server.read")
+    known = Capability.objects.for_org(actor.organization_id).filter(server__deleted_at=None)
+    wanted = Q(pk__in=capability_ids) | Q(server_id__in=server_ids, removed_at=None)
+    found: list[Capability] = (
+        list(known.filter(wanted).select_related("server")) if capability_ids or server_ids else []
+    )
+    if set(capability_ids) - {each.pk for each in found}:
+        raise NotFound("There is no such capability.")
+    return found
 
 
 def describe_changes(capability: Capability) -> list[str]:

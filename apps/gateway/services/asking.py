@@ -1,0 +1,132 @@
+"""The agent's side of a call: what a server may say to it and ask of it while it works.
+
+A server may only ask for what the client has declared, and never for a password: a form that comes from somewhere
+behind the gateway looks to a person as if the platform itself had asked.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from apps.core import budget
+from apps.registry import services as registry
+
+logger = logging.getLogger(__name__)
+
+NOT_DECLARED = -32601
+DECLINED = -32602
+NEEDED_FOR = {
+    "sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots",
+}  # fmt: skip
+LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+_SECRET = re.compile(r"pass(?:word|wd|phrase|code)|secret|api[ _-]?key|token|\bpin\b|\bcvv\b|credential", re.IGNORECASE)
+_MOST_FIELDS = 200
+
+
+class Client(Protocol):
+    """Who called, as far as a server may reach it while it works on the call."""
+
+    @property
+    def session_id(self) -> str | None:
+        """Its session of the 2025 revisions."""
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether it speaks 2026-07-28: it is asked by results, not by requests."""
+
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
+        """What it has declared."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What it says it is."""
+
+    @property
+    def log_level(self) -> str:
+        """The least level of log messages that it wants; empty: it has not said."""
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Say something before the result; dropped where the client takes nothing."""
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the client, in the 2025 revisions; raises registry.Refused when it refuses or cannot be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A client that hears nothing but results: over stdio, in jobs, in tests."""
+
+    session_id: str | None = None
+    is_modern: bool = False
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    log_level: str = ""
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Nobody hears it."""
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Nobody can be asked."""
+        raise registry.Refused(NOT_DECLARED, "This client cannot be asked.")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How an agent asks: at which endpoint, by which client, in which round of a conversation."""
+
+    client: Client = field(default_factory=Silent)
+    endpoint: str = "/mcp"
+    bundle: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    input_responses: Mapping[str, Any] | None = None
+    request_state: str | None = None
+    share: budget.Share | None = None
+
+
+def check_question(client: Client, method: str, params: Mapping[str, Any]) -> None:
+    """Raise Refused for what a server must not ask of this client."""
+    needed = NEEDED_FOR.get(method)
+    if needed is None:
+        raise registry.Refused(NOT_DECLARED, f"Clients of Gatehouse are not asked for {method[:60]}.")
+    declared = client.capabilities.get(needed)
+    if not isinstance(declared, Mapping):
+        raise registry.Refused(NOT_DECLARED, f"The client has not declared {needed}.")
+    if method == "elicitation/create":
+        _check_form(declared, params)
+    if method == "sampling/createMessage" and params.get("tools") and "tools" not in declared:
+        raise registry.Refused(NOT_DECLARED, "The client has not declared sampling with tools.")
+
+
+def _check_form(declared: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    mode = params.get("mode", "form")
+    if mode != "form" or (declared and "form" not in declared and "url" in declared):
+        if mode not in declared:
+            raise registry.Refused(NOT_DECLARED, f"The client has not declared elicitation by {str(mode)[:20]}.")
+        if mode != "form":
+            return
+    schema = params.get("requestedSchema")
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(properties, Mapping) or len(properties) > _MOST_FIELDS:
+        raise registry.Refused(DECLINED, "The form has no fields that could be shown.")
+    for name, about in properties.items():
+        words = [name, *(about.get(key) for key in ("title", "format") if isinstance(about, Mapping))]
+        if any(isinstance(word, str) and _SECRET.search(word) for word in words):
+            raise PasswordAsked(
+                DECLINED, f"The form asks for {name[:60]!r}. Gatehouse passes no question on that asks for a secret."
+            )
+
+
+class PasswordAsked(registry.Refused):
+    """A server wanted a person to type a secret."""
+
+
+def is_wanted(level: Any, least: str, *, is_modern: bool) -> bool:
+    """Whether a log message passes: 2026-07-28 wants none unless it has named a level, the others all."""
+    if not least:
+        return not is_modern
+    if level not in LOG_LEVELS or least not in LOG_LEVELS:
+        return False
+    return LOG_LEVELS.index(level) >= LOG_LEVELS.index(least)
