@@ -28,6 +28,7 @@ from apps.core.errors import (
 from config import wsgi  # sets Django up before anything of ours is imported
 from config.bodies import read_body
 from config.headers import secured
+from config.health import ALIVE
 from config.lanes import in_lane
 from config.lifespan import owner, serve_lifespan
 from config.mcp_sessions import RELAYED
@@ -40,6 +41,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 _JSON_TYPES = ("", "application/json")
+LIVE_PATH = "/live"
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,6 +71,8 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
 
             await owner().ensure_started()
             await mcp_door(scope, receive, send_with_id)
+        elif scope["path"] == LIVE_PATH and scope["method"] == "GET":
+            await _say_alive(send_with_id)
         else:
             body = await _read_checked(scope, receive)
             async with in_lane(scope, body):
@@ -118,6 +122,14 @@ def _media_types(scope: Scope) -> list[str]:
         for name, value in scope["headers"]
         if name == b"content-type"
     ]
+
+
+async def _say_alive(send: Send) -> None:
+    """Answer without a thread: a process whose threads all wait for a lock is not to be restarted for that."""
+    body = orjson.dumps(ALIVE)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _refuse(error: ServiceError, request_id: str, send: Send) -> None:

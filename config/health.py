@@ -40,9 +40,12 @@ PROBE_BYTES = 64 * 1024
 # In a word ---------------------------------------------------------------------------------------------------------
 
 
+ALIVE = {"status": "alive"}
+
+
 def live(request: HttpRequest) -> HttpResponse:
-    """Whether the process runs; touches nothing."""
-    return JsonResponse({"status": "alive"})
+    """Whether the process runs; touches nothing. In a web process `config/asgi.py` says so without coming here."""
+    return JsonResponse(ALIVE)
 
 
 def ready(request: HttpRequest) -> HttpResponse:

@@ -7,11 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 # Django is set up here and not by pyproject.toml: pytest-django would read the settings before this names their folder.
-# A worker of xdist inherits the variable that names the settings, so that there pytest-django has read them already:
-# it stays with the folder that it inherited as well.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["GATEHOUSE_DATA"] = tempfile.mkdtemp(prefix="gatehouse-tests-")
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+os.environ["GATEHOUSE_DATA"] = tempfile.mkdtemp(prefix="gatehouse-tests-")
+os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 os.environ.setdefault("GATEHOUSE_LOG_LEVEL", "warning")
 for _name in ("GATEHOUSE_KEY", "GATEHOUSE_ENV", "GATEHOUSE_PUBLIC_URL", "REDIS_URL", "BROKER_URL"):
     os.environ.pop(_name, None)
@@ -19,6 +16,8 @@ for _name in ("GATEHOUSE_KEY", "GATEHOUSE_ENV", "GATEHOUSE_PUBLIC_URL", "REDIS_U
 import django  # noqa: E402 - the environment comes first
 
 django.setup()
+# A worker of xdist would inherit the variable, and pytest-django would read the settings before its folder is named.
+del os.environ["DJANGO_SETTINGS_MODULE"]
 
 from django.contrib.auth.hashers import Argon2PasswordHasher  # noqa: E402 - Django before its own
 

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CLOSE_SECONDS = 2.0
-LONGEST_WAIT_SECONDS = 20.0
+LONGEST_WAIT_SECONDS = 15.0
 RETRY_SECONDS = 2
 _BUSY = "Too many wait for the database. Try again in a moment."
 

@@ -4,7 +4,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any
@@ -14,9 +15,11 @@ import psycopg
 import pytest
 from redis import Redis
 
+from apps.core.threads import LONGEST_WAIT_SECONDS
 from tests.fixtures.faults import eventually, postgres_programs, redis_program
 from tests.growing.grown import TIME, WEB_THREADS, WORKER_PROCESSES, Grown
 from tests.journeys.agents import ERAS, call, tool_names
+from tests.journeys.rest import signed_in_as
 from tests.live import Answer, Client
 
 pytestmark = [
@@ -28,6 +31,7 @@ pytestmark = [
 HOLDS_SECONDS = 1.0
 RECOVERY_SECONDS = 10.0
 SENT_AGAIN_SECONDS = 45.0
+STATEMENT_SECONDS = 30.0
 SERVERS = "/api/v1/mcp/servers"
 
 
@@ -325,6 +329,70 @@ def test_no_process_holds_more_connections_than_the_page_says(grown):
     assert set(seen.statuses) == {200}
     web, worker, beat = WEB_THREADS + 1, 2 * WORKER_PROCESSES, 1  # docs/operations.md says the same
     assert WEB_THREADS < most <= 2 * web + worker + beat
+
+
+def test_while_no_connection_is_left_answers_come_soon_and_work_goes_on_when_there_are_some(grown):
+    with every_connection(grown):
+        with load(grown) as seen:
+            assert eventually(lambda: len(seen.failed()) > 40, 60), seen.statuses
+        assert Client(grown.one.url).get("/live").status == 200
+
+    for asked, answered, answer in seen.failed()[6:]:
+        assert_says_when_to_come_back(answer)
+        assert answered - asked < 5
+    assert eventually(lambda: all(is_well(Client(web.url)) for web in grown.webs), RECOVERY_SECONDS)
+    assert grown.admin.get(SERVERS).status == 200
+    started = grown.developer.post(f"{grown.server}/discover")
+    assert eventually(ended(grown.developer, started.json()["id"]), SENT_AGAIN_SECONDS)
+
+
+@contextmanager
+def every_connection(grown: Grown) -> Iterator[None]:
+    """Take all connections that the server gives, also those that the installation has."""
+    with ExitStack() as taken:
+        first = taken.enter_context(psycopg.connect(grown.postgres.url, autocommit=True))
+        while True:
+            try:
+                while True:
+                    taken.enter_context(psycopg.connect(grown.postgres.url))
+            except psycopg.OperationalError:
+                end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gatehouse'"
+                if not first.execute(end).fetchall():
+                    break
+        yield
+
+
+def test_whoever_waits_for_a_lock_is_told_to_come_back_and_keeps_nobody_else_for_long(grown):
+    many, waited = 8 * WEB_THREADS, Load()
+    operator = signed_in_as(grown.one, grown.made["platform_admin"], **{"X-Organization": "acme"})
+    elsewhere = grown.at(grown.two, grown.admin)
+
+    def change(number: int) -> None:
+        began = time.monotonic()
+        answer = operator.patch(grown.server, {"description": f"Tells the time, {number}."}, timeout=120)
+        waited.answers.append((began, time.monotonic(), answer))
+
+    with psycopg.connect(grown.postgres.url) as connection, ThreadPoolExecutor(many) as callers:
+        connection.execute("SELECT 1 FROM registry_server FOR UPDATE")
+        changes = [callers.submit(change, number) for number in range(many)]
+        assert eventually(lambda: locks_waited_for(grown) >= WEB_THREADS, 60)
+        assert (elsewhere.get(SERVERS).status, Client(grown.one.url).get("/live").status) == (200, 200)
+        behind = grown.admin.get(SERVERS, timeout=120)
+        wait(changes)
+        connection.rollback()
+
+    for began, answered, answer in waited.answers:
+        assert_says_when_to_come_back(answer)
+        assert answered - began < LONGEST_WAIT_SECONDS + STATEMENT_SECONDS
+    assert behind.status in (200, 503)
+    assert operator.patch(grown.server, {"description": "Tells the time."}).status == 200
+
+
+def locks_waited_for(grown: Grown) -> int:
+    """How many connections wait for a lock."""
+    with psycopg.connect(grown.postgres.url) as connection:
+        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone()
+    return row[0] if row else 0
 
 
 # Without Redis -------------------------------------------------------------------------------------------------------

@@ -16,19 +16,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
+from uuid import uuid4
 
 import pytest
 
+from tests.fixtures.faults import own_redis
 from tests.fixtures.servers import evil_stdio_command, evil_upstream, free_port, gossip
 from tests.house.canaries import Canaries, Seen, Visitor, Wire, files_of, processes_of, rows_of
-from tests.journeys.platform import Platform
+from tests.journeys.platform import ColdPlatform, Platform
 
 pytestmark = pytest.mark.slow_process
 
 SERVERS = "/api/v1/mcp/servers"
 KEYS = "/api/v1/auth/api-keys"
 LOGIN = "/api/v1/auth/login"
-JOB_SECONDS = 30
+JOB_SECONDS = 90
 PLACES = ("error", "refusal", "unauthorized", "type", "list", "hello", "call", "result", "password")
 KINDS: dict[str, dict[str, str]] = {
     "bearer": {"kind": "bearer"},
@@ -97,7 +99,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     data = tmp_path_factory.mktemp(f"canaries-{request.param}")
     wires = {name: Wire(services[name]) for name in ("REDIS_URL", "BROKER_URL") if name in services}
     services |= {name: wire.url for name, wire in wires.items()}
-    platform = Platform(data, "--no-demo", **settings, **services)
+    platform = ColdPlatform(data, "--no-demo", **settings, **services)
     with gossip(ports["gossip"]), evil_upstream(ports["evil"]), platform:
         told = Story(platform, canaries, ports, wires, services.get("DATABASE_URL", ""))
         _tell(told)
@@ -119,7 +121,11 @@ def services() -> Iterator[dict[str, str]]:
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{name}"')
         connection.execute(f'CREATE DATABASE "{name}"')
-        yield {**given, "DATABASE_URL": f"{server}/{name}"}
+        with own_redis() as redis:
+            yield {
+                **given, "DATABASE_URL": f"{server}/{name}", "REDIS_URL": redis,
+                "GATEHOUSE_QUEUE": f"gatehouse-test-{uuid4().hex[:12]}",
+            }  # fmt: skip
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 

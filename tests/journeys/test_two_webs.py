@@ -26,6 +26,7 @@ from django.db import connection
 
 from tests.auth.forge import ME
 from tests.fixtures.databases import fresh_database
+from tests.fixtures.faults import own_redis
 from tests.fixtures.servers import PROJECT, Process, evil_upstream, free_port
 from tests.house.canaries import Visitor
 from tests.journeys.platform import Platform
@@ -153,9 +154,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "GATEHOUSE_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{upstream_port}",
         "GATEHOUSE_LOG_LEVEL": "warning",
-        "REDIS_URL": os.environ.get("TEST_REDIS_URL", ""),
     }
     with ExitStack() as stack:
+        settings["REDIS_URL"] = stack.enter_context(own_redis())
         if connection.vendor == "postgresql":
             settings["DATABASE_URL"] = stack.enter_context(fresh_database("two_webs"))
         stack.enter_context(evil_upstream(upstream_port))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from apps.core import egress
 from apps.core.errors import BackendTimeout
 from apps.registry.backends import hearing
 from apps.registry.backends.base import Refused, ServerRoute, Upstream, UpstreamError
@@ -17,6 +18,7 @@ from apps.registry.services.routes import connect
 from tests.fixtures import servers
 from tests.fixtures.evil_upstream import SPEAKING
 from tests.registry.conftest import Evil, make_route, run
+from tests.registry.test_http_client import Scripted, http
 
 pytestmark = pytest.mark.slow_process
 CONFORMANCE = [sys.executable, "-m", "tests.fixtures.conformance"]
@@ -454,3 +456,109 @@ def test_two_calls_to_one_child_hear_their_own_progress_and_questions(settings: 
     connection = Ear(accept)
     route = make_route(transport="stdio", command=command, timeout_seconds=WAITS)
     opened(route, work, capabilities=CAN, listener=connection)
+
+
+# The stream of what nobody asked ---------------------------------------------------------------------------------
+
+HELLO = (
+    b'{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"s"}}}'
+)
+
+
+def note(number: int) -> bytes:
+    """A notice, as an event's data."""
+    return b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":%d}}' % number
+
+
+def scripted(
+    settings: Any, *answers: bytes, until: Callable[[Ear, Scripted], bool], ear: Ear, quiet_seconds: float = 0
+) -> list[bytes]:
+    """Listen to a server of 2025 that answers byte for byte, until something is so; what it was sent."""
+    server = Scripted(http(HELLO), http(b"", status="202 Accepted", extra="content-length: 0\r\n"), *answers)
+
+    async def work() -> None:
+        async with server as url:
+            settings.EGRESS_ALLOW = frozenset({url.removeprefix("http://").removesuffix("/mcp")})
+            upstream = connect(make_route(url=url, protocol_version="2025-11-25"))
+            await upstream.open()
+            listening = asyncio.create_task(upstream.listen({}, ear))
+            async with asyncio.timeout(WAITS):
+                while not until(ear, server):  # noqa: ASYNC110 - the server may be what it waits for
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(quiet_seconds)
+            assert not listening.done()
+            await upstream.aclose()
+            await listening
+
+    run(work)
+    return server.requests
+
+
+def test_a_stream_of_notices_that_breaks_off_is_resumed_where_it_was_and_when_the_server_says(settings: Any) -> None:
+    first = http(b"retry: 300\nid: 7\ndata: " + note(1) + b"\n\nid: 8\ndata: " + note(2) + b"\n\n", "text/event-stream")
+    second = http(b"id: 9\ndata: " + note(3) + b"\n\n", "text/event-stream")
+    ear = Ear()
+    began = time.monotonic()
+
+    requests = scripted(settings, first, second, until=lambda ear, _: len(ear.heard) == 3, ear=ear)
+
+    assert [params["data"] for _, params in ear.heard] == [1, 2, 3]
+    streams = [each for each in requests if each.startswith(b"GET ")]
+    assert b"last-event-id" not in streams[0].lower()
+    assert b"last-event-id: 8" in streams[1].lower()
+    assert time.monotonic() - began > 0.3
+
+
+def test_a_server_without_a_stream_of_notices_is_asked_for_it_once(settings: Any) -> None:
+    refused = http(b"", status="405 Method Not Allowed")
+
+    requests = scripted(
+        settings, refused, until=lambda _, server: len(server.requests) == 3, ear=Ear(), quiet_seconds=2
+    )
+
+    assert [each[:4] for each in requests] == [b"POST", b"POST", b"GET "]
+
+
+def test_a_server_that_answers_404_and_keeps_its_session_has_no_stream_either(settings: Any) -> None:
+    nothing, pong = http(b"", status="404 Not Found"), http(b'{"jsonrpc":"2.0","id":3,"result":{}}')
+
+    requests = scripted(settings, nothing, pong, until=lambda _, server: len(server.requests) == 4, ear=Ear())
+
+    assert b'"ping"' in requests[3]
+
+
+def test_a_question_on_that_stream_is_answered_by_whoever_listens(settings: Any) -> None:
+    asked = b'{"jsonrpc":"2.0","id":"q1","method":"roots/list"}'
+    stream = http(b"retry: 60000\ndata: " + asked + b"\n\n", "text/event-stream")
+
+    async def answer(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {"roots": [{"uri": "file:///home"}]}
+
+    requests = scripted(settings, stream, until=lambda _, server: len(server.requests) == 4, ear=Ear(answer))
+
+    assert b'{"jsonrpc":"2.0","id":"q1","result":{"roots":[{"uri":"file:///home"}]}}' in requests[3]
+
+
+def test_what_a_server_says_too_fast_on_that_stream_waits_in_the_network(settings: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(hearing, "NOTICES_AT_ONCE", 10)
+    events = b"".join(b"data: " + note(number) + b"\n\n" for number in range(1000))
+    ear = Ear()
+    stream = http(b"retry: 60000\n" + events, "text/event-stream")
+
+    scripted(settings, stream, until=lambda ear, _: len(ear.heard) > 30, ear=ear)
+
+    assert len(ear.heard) < 1000
+
+
+def test_neither_listening_nor_answering_needs_a_connection_of_the_pool(
+    speaking: Evil, settings: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(egress, "POOL_SIZE", 1)
+
+    async def work(upstream: Upstream) -> None:
+        listening = [asyncio.create_task(upstream.listen({}, Ear())) for _ in range(3)]
+        ear = Ear(accept)
+        assert text_of(await call(upstream, "ask", ear, ids=["while the only connection is taken"]))
+        assert not any(task.done() for task in listening)
+
+    opened(evil_route(speaking), work, capabilities=CAN)

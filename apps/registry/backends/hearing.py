@@ -125,6 +125,8 @@ class Hearing:
     listener: Listener | None = None
     may_ask: bool = True
     """A server of 2026-07-28 asks by its results, never by requests of its own."""
+    is_shared: bool = True
+    """All requests have one stream together, so that a notice on it may belong to any of them."""
     exchanges: dict[int, Exchange] = field(default_factory=dict)
     subscriptions: dict[int, Listener] = field(default_factory=dict)
     standing: list[Listener] = field(default_factory=list)
@@ -197,7 +199,8 @@ class Hearing:
         return self._tell([belongs_to.listener], method, params, belongs_to.allowance, size)
 
     def _only_one(self) -> Exchange | None:
-        return next(iter(self.exchanges.values())) if len(self.exchanges) == 1 else None
+        """Whom a notice belongs to that says nothing of it."""
+        return next(iter(self.exchanges.values())) if self.is_shared and len(self.exchanges) == 1 else None
 
     def _of_the_connection(self) -> Sequence[Listener]:
         return [self.listener] if self.listener else self.standing

@@ -6,11 +6,9 @@ credentials and the request's id. Nothing of the caller travels.
 
 import asyncio
 import itertools
-import logging
 import re
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -20,74 +18,44 @@ from apps.core import budget, egress
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, ServiceError, TooLarge
 from apps.registry.backends import masking, web, wire
 from apps.registry.backends.base import Hello, HttpRefusal, Listener, ServerRoute, UpstreamError
-from apps.registry.backends.hearing import NOTICES_PER_SECOND, Exchange, Hearing, Pauses, while_open
+from apps.registry.backends.hearing import Exchange, Hearing, while_open
+from apps.registry.backends.notices import LONGEST_STREAM_SECONDS, Notices
+from apps.registry.backends.sessions import VISIBLE, Place, Standing, Voice
 
-logger = logging.getLogger(__name__)
-
-LISTEN = "subscriptions/listen"
 FAREWELL_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
 MAX_REFUSAL_BYTES = 65_536
 MAX_REPLIES_AT_ONCE = 16
-MAX_KEPT = 1000
-LONGEST_STREAM_SECONDS = 7 * 86_400.0
-SHORTEST_RESUME_SECONDS = 0.1
-_VISIBLE = re.compile(r"[\x21-\x7e]{1,1024}\Z", re.ASCII)
-_MILLISECONDS = re.compile(r"[0-9]{1,6}\Z", re.ASCII)
 # Reference servers answer 400, not the 404 of the specification, to a session that they do not know.
 _SESSION_UNKNOWN = re.compile(rb"session|not initialized", re.IGNORECASE)
 _OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
-_NO_STREAM = (405, 501)
-_KEPT_BY = {"resources/subscribe": "uri", "resources/unsubscribe": "uri", "logging/setLevel": "level"}
 
 
 class _SessionOver(Exception):
     """The server has forgotten our session: it did not do what was asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Voice:
-    """How we speak to the server: the revision, the session, and the headers that all requests of both share."""
-
-    version: str
-    session_id: str
-    meta: dict[str, Any] | None
-    headers: dict[str, str]
-    hearing: Hearing
-
-    def meta_for(self, capabilities: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """What a request says of its caller, in the era in which each request does."""
-        if capabilities is None or self.meta is None:
-            return self.meta
-        return {**self.meta, wire.CAPABILITIES: dict(capabilities)}
-
-
-@dataclass(slots=True)
-class _Place:
-    """How far an event stream was read."""
-
-    last_id: str = ""
-    retry_seconds: float = 1.0
-    number: int = 0
-
-
 class StreamableHttp:
-    """A client of one server over the shared pool of connections of its event loop."""
+    """A client of one server over the shared pool of connections of its event loop.
+
+    The route, the voice and what else has a public name here is there for `Notices`.
+    """
 
     def __init__(
         self, route: ServerRoute, ours: wire.Introduction | None = None, listener: Listener | None = None
     ) -> None:
-        self._route = route
+        self.route = route
         self._ours = ours or wire.introduction(None, None)
         self._listener = listener
         self._secrets: Sequence[str] | None = None
-        self._voice = self._voice_of("")
+        self.voice = self._voice_of("")
         self._is_open = False
-        self._numbers = itertools.count(1)
+        self.numbers = itertools.count(1)
         self._agreeing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
-        self._kept: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}
-        self._renewed, self._ended = asyncio.Event(), asyncio.Event()
+        self._standing = Standing()
+        self._side: egress.Pool | None = None
+        self.renewed, self._ended = asyncio.Event(), asyncio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -97,16 +65,16 @@ class StreamableHttp:
     @property
     def protocol_version(self) -> str:
         """The revision that is spoken."""
-        return self._voice.version
+        return self.voice.version
 
     async def open(self) -> Hello:
         """Agree on a revision; without any request where the route knows that the server speaks the newest."""
-        if self._route.protocol_version == wire.MODERN:
-            self._voice = self._voice_of(wire.MODERN)
+        if self.route.protocol_version == wire.MODERN:
+            self.voice = self._voice_of(wire.MODERN)
             self._is_open = True
             return Hello(wire.MODERN)
         async with self._agreeing:
-            return await self._agree(self._route.protocol_version, _deadline(self._route.timeout_seconds))
+            return await self._agree(self.route.protocol_version, _deadline(self.route.timeout_seconds))
 
     async def request(
         self,
@@ -119,36 +87,33 @@ class StreamableHttp:
     ) -> dict[str, Any]:
         """Make one request; a session that the server has forgotten is opened again, once."""
         if not self._is_open:
-            raise BackendDown(f"The connection to {self._route.slug} is closed.")
-        deadline, voice = _deadline(timeout_seconds), self._voice
+            raise BackendDown(f"The connection to {self.route.slug} is closed.")
+        deadline, voice = _deadline(timeout_seconds), self.voice
         try:
-            result = await self._ask(method, params, voice, deadline, listener=listener, capabilities=capabilities)
-            if method in _KEPT_BY:
-                self._keep(method, params or {})
-            return result
+            return await self._ask(method, params, voice, deadline, listener=listener, capabilities=capabilities)
         except _SessionOver:
             pass
         except UpstreamError as error:
             if error.rpc_code != wire.UNSUPPORTED_VERSION:
                 raise
         async with self._agreeing:
-            if self._voice is voice:
+            if self.voice is voice:
                 await self._agree("" if voice.version == wire.MODERN else voice.version, deadline)
         try:
-            return await self._ask(method, params, self._voice, deadline, listener=listener, capabilities=capabilities)
+            return await self._ask(method, params, self.voice, deadline, listener=listener, capabilities=capabilities)
         except _SessionOver as over:
-            raise BackendError(f"{self._route.slug} forgets its sessions at once. Restart that server.") from over
+            raise BackendError(f"{self.route.slug} forgets its sessions at once. Restart that server.") from over
 
     async def listen(self, notices: Mapping[str, Any], listener: Listener) -> None:
         """Hear what the server says unasked, on a stream that takes no connection away from requests."""
         if not self._is_open:
-            raise BackendDown(f"The connection to {self._route.slug} is closed.")
-        await while_open(self._ended, self._hear_all(notices, listener))
+            raise BackendDown(f"The connection to {self.route.slug} is closed.")
+        await while_open(self._ended, Notices(self, notices, listener).hear())
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification; the 2026 era has none over HTTP."""
-        if self._voice.meta is None:
-            await self._post_quietly(wire.encode_notification(method, params), self._voice)
+        if self.voice.meta is None:
+            await self._post_quietly(wire.encode_notification(method, params), self.voice)
 
     async def aclose(self) -> None:
         """End the session with the server. The connections stay in the pool for others."""
@@ -156,11 +121,13 @@ class StreamableHttp:
             return
         self._is_open = False
         self._ended.set()
-        self._voice.hearing.close()
+        self.voice.hearing.close()
         for task in list(self._background):
             task.cancel()
-        if self._voice.session_id:
-            await self._send_quietly("DELETE", None, self._voice.headers)
+        if self.voice.session_id:
+            await self._send_quietly("DELETE", None, self.voice.headers)
+        if self._side is not None:
+            await self._side.close()
 
     # Revisions ---------------------------------------------------------------------------------------------------
 
@@ -175,23 +142,23 @@ class StreamableHttp:
             return result
 
         hello = await wire.agree(ask, self._ours, known)
-        if session_id and not _VISIBLE.match(session_id):
-            raise BackendError(f"{self._route.slug} gave a session id that no header can carry.")
+        if session_id and not VISIBLE.match(session_id):
+            raise BackendError(f"{self.route.slug} gave a session id that no header can carry.")
         voice = self._voice_of(hello.protocol_version, session_id)
         if voice.meta is None:
             await self._post_quietly(wire.encode_notification("notifications/initialized", None), voice)
-        self._voice.hearing.close()
-        self._voice = voice
-        self._renewed.set()
-        self._renewed = asyncio.Event()
-        if self._kept and voice.meta is None:
-            self._in_background(self._restore(voice))
+        self.voice.hearing.close()
+        self.voice = voice
+        self.renewed.set()
+        self.renewed = asyncio.Event()
+        if voice.meta is None:
+            self._in_background(self._set_up_again(voice))
         self._is_open = True
         return hello
 
-    def _voice_of(self, version: str, session_id: str = "") -> _Voice:
+    def _voice_of(self, version: str, session_id: str = "") -> Voice:
         headers = {
-            **self._route.headers,
+            **self.route.headers,
             "Content-Type": "application/json",
             "Accept": "application/json, text/event-stream",
             **({"MCP-Protocol-Version": version} if version else {}),
@@ -199,32 +166,38 @@ class StreamableHttp:
         }
         meta = wire.modern_meta(self._ours) if version == wire.MODERN else None
         hearing = Hearing(
-            self._route.slug,
-            self._route.organization_id,
+            self.route.slug,
+            self.route.organization_id,
             self._known_secrets,
             reply=partial(self._reply, headers),
             answer=partial(self._answer, headers),
             listener=self._listener,
             may_ask=meta is None,
+            is_shared=False,
         )
-        return _Voice(version, session_id, meta, headers, hearing)
+        return Voice(version, session_id, meta, headers, hearing)
+
+    async def _set_up_again(self, voice: Voice) -> None:
+        for method, params in self._standing:
+            with suppress(ServiceError, _SessionOver):
+                await self._ask(method, params, voice, _deadline(self.route.timeout_seconds))
 
     # One exchange ------------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, method: str, params: Mapping[str, Any] | None, voice: _Voice, deadline: float, *,
+        self, method: str, params: Mapping[str, Any] | None, voice: Voice, deadline: float, *,
         listener: Listener | None = None, capabilities: Mapping[str, Any] | None = None,
         headers_out: dict[str, str] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        number, limit = next(self._numbers), asyncio.timeout_at(deadline)
+        number, limit = next(self.numbers), asyncio.timeout_at(deadline)
         body = wire.encode_request(number, method, params, voice.meta_for(capabilities), with_progress=bool(listener))
         exchange = voice.hearing.begin(number, listener, params, limit, deadline) if listener else None
         headers = self._headers_of(method, params, voice)
         try:
             async with egress.request(
-                "POST", self._route.url, headers=headers, body=body, timeout_seconds=_remaining(deadline), limit=limit
+                "POST", self.route.url, headers=headers, body=body, timeout_seconds=_remaining(deadline), limit=limit
             ) as response:
-                message = await self._message(response, number, voice, exchange)
+                message = await self.message_of(response, number, voice, exchange)
                 if headers_out is not None:
                     headers_out["Mcp-Session-Id"] = response.headers.get("Mcp-Session-Id", "")
         except (BackendTimeout, asyncio.CancelledError):
@@ -232,13 +205,16 @@ class StreamableHttp:
             raise
         except TooLarge as error:
             raise BackendError(
-                f"{self._route.slug} answered with more than {settings.UPSTREAM_MAX_RESULT_BYTES} bytes. Ask for less."
+                f"{self.route.slug} answered with more than {settings.UPSTREAM_MAX_RESULT_BYTES} bytes. Ask for less."
             ) from error
         finally:
             if exchange is not None:
                 voice.hearing.end(exchange)
         may_ask = exchange is not None and voice.meta is not None
-        return wire.result_of(self._unleaked(method, message), may_ask=may_ask)
+        result = wire.result_of(self._unleaked(method, message), may_ask=may_ask)
+        if method in Standing.METHODS:
+            self._standing.keep(method, params or {})
+        return result
 
     def _unleaked(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
         """The answer without our own credentials. The result of a tool is left to the road, which reads it anyway."""
@@ -249,21 +225,22 @@ class StreamableHttp:
 
     def _known_secrets(self) -> Sequence[str]:
         if self._secrets is None:
-            self._secrets = masking.secrets_of(self._route)
+            self._secrets = masking.secrets_of(self.route)
         return self._secrets
 
-    def _headers_of(self, method: str, params: Mapping[str, Any] | None, voice: _Voice) -> dict[str, str]:
+    def _headers_of(self, method: str, params: Mapping[str, Any] | None, voice: Voice) -> dict[str, str]:
         headers = {**voice.headers, **web.request_id_header()}
         if voice.meta is not None:
             headers["Mcp-Method"] = method
             name = (params or {}).get(wire.NAMED_BY.get(method, ""))
             if isinstance(name, str):
                 headers["Mcp-Name"] = wire.encode_header(name)
-                if declared := self._route.param_headers.get(name):
+                if declared := self.route.param_headers.get(name):
                     headers.update(wire.param_headers(declared, (params or {}).get("arguments")))
         return headers
 
-    async def _message(self, response: Any, number: int, voice: _Voice, exchange: Exchange | None) -> dict[str, Any]:
+    async def message_of(self, response: Any, number: int, voice: Voice, exchange: Exchange | None) -> dict[str, Any]:
+        """The response to a request, out of the HTTP answer; raises HttpRefusal or BackendError where there is none."""
         if response.status != _OK:
             return await self._refusal(response, voice)
         kind = web.media_type(response)
@@ -276,13 +253,13 @@ class StreamableHttp:
         if kind == "text/event-stream":
             return await self._streamed(response, number, voice, exchange)
         raise BackendError(
-            f"{self._route.slug} answers with {kind or 'no content type'} instead of JSON."
+            f"{self.route.slug} answers with {kind or 'no content type'} instead of JSON."
             " Check that the URL is that of its MCP endpoint."
         )
 
     @staticmethod
     def _answer_in(
-        messages: Sequence[dict[str, Any]], number: int, voice: _Voice, exchange: Exchange | None, size: int
+        messages: Sequence[dict[str, Any]], number: int, voice: Voice, exchange: Exchange | None, size: int
     ) -> dict[str, Any] | None:
         """The answer among messages that came together; what was said before it is heard."""
         for message in messages:
@@ -292,7 +269,7 @@ class StreamableHttp:
             voice.hearing.hear(message, size, exchange=exchange)
         return None
 
-    async def _refusal(self, response: Any, voice: _Voice) -> dict[str, Any]:
+    async def _refusal(self, response: Any, voice: Voice) -> dict[str, Any]:
         """The JSON-RPC error of an answer other than 200; raises HttpRefusal where there is none."""
         status: int = response.status
         if voice.session_id and status == _NOT_FOUND:
@@ -305,39 +282,38 @@ class StreamableHttp:
                 message = wire.decode(body)
                 if isinstance(message.get("error"), dict) and "result" not in message:
                     return message
-        raise HttpRefusal(status, f"{self._route.slug} {web.refusal_text(status)}")
+        raise HttpRefusal(status, f"{self.route.slug} {web.refusal_text(status)}")
 
     # Streams -----------------------------------------------------------------------------------------------------
 
-    async def _streamed(self, response: Any, number: int, voice: _Voice, exchange: Exchange | None) -> dict[str, Any]:
+    async def _streamed(self, response: Any, number: int, voice: Voice, exchange: Exchange | None) -> dict[str, Any]:
         """The answer out of an event stream; a stream that ends early is resumed where the server offers it.
 
         The time limit of the request, which is around all this, is the one that holds.
         """
-        place = _Place()
+        place = Place()
         message = await self._read_stream(response, number, voice, exchange, place)
         while message is None:
-            if voice.meta is not None or not _VISIBLE.match(place.last_id):
-                raise BackendError(f"{self._route.slug} ended its answer without a result.")
+            if voice.meta is not None or not place.can_be_resumed:
+                raise BackendError(f"{self.route.slug} ended its answer without a result.")
             await asyncio.sleep(place.retry_seconds)
             headers = {**voice.headers, "Accept": "text/event-stream", "Last-Event-ID": place.last_id}
             async with egress.request(
-                "GET", self._route.url, headers=headers, timeout_seconds=LONGEST_STREAM_SECONDS
+                "GET", self.route.url, headers=headers, timeout_seconds=LONGEST_STREAM_SECONDS
             ) as resumed:
                 if resumed.status != _OK:
-                    raise BackendError(f"{self._route.slug} ended its answer without a result.")
+                    raise BackendError(f"{self.route.slug} ended its answer without a result.")
                 message = await self._read_stream(resumed, number, voice, exchange, place)
         return message
 
     async def _read_stream(
-        self, response: Any, number: int, voice: _Voice, exchange: Exchange | None, place: _Place
+        self, response: Any, number: int, voice: Voice, exchange: Exchange | None, place: Place
     ) -> dict[str, Any] | None:
         chunks, share = egress.counted(response.content.iter_any()), budget.current()
         held = share.size if share else 0
         async with aclosing(web.events(chunks, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES)) as stream:
             async for event in stream:
-                place.last_id = place.last_id if event.id is None else event.id
-                place.retry_seconds = _seconds(event.retry, place.retry_seconds)
+                place.move(event.id, event.retry)
                 text = b"\n".join(event.data)
                 messages = wire.decode_all(text, voice.version) if text and event.kind == "message" else ()
                 answer = self._answer_in(messages, number, voice, exchange, len(text))
@@ -347,99 +323,6 @@ class StreamableHttp:
                     share.back_to(held)
         return None
 
-    # Notices -----------------------------------------------------------------------------------------------------
-
-    async def _hear_all(self, notices: Mapping[str, Any], listener: Listener) -> None:
-        """Keep a stream of notices open, through restarts of the server and changes of its era."""
-        pauses, voice, place = Pauses(), self._voice, _Place()
-        session = egress.new_session()
-        try:
-            while True:
-                renewed = self._renewed
-                if self._voice is not voice:
-                    voice, place = self._voice, _Place()
-                opened = self._stream_of(session, voice, notices, place)
-                try:
-                    is_offered = await self._hear_stream(opened, voice, listener, place, pauses)
-                except ServiceError as error:
-                    is_offered = True
-                    logger.info("the notices of %s broke off: %s", self._route.slug, error.message)
-                if not is_offered and self._voice is voice:
-                    await renewed.wait()
-                pauses.shortest = place.retry_seconds
-                await pauses.wait()
-        finally:
-            await session.close()
-
-    def _stream_of(
-        self, session: egress.Pool, voice: _Voice, notices: Mapping[str, Any], place: _Place
-    ) -> AbstractAsyncContextManager[egress.Response]:
-        """The stream on which a server of this era says what nobody asked."""
-        if voice.meta is None:
-            last_id = {"Last-Event-ID": place.last_id} if _VISIBLE.match(place.last_id) else {}
-            method, body, headers = "GET", None, {**voice.headers, "Accept": "text/event-stream", **last_id}
-        else:
-            place.number = next(self._numbers)
-            method, headers = "POST", {**voice.headers, "Mcp-Method": LISTEN}
-            body = wire.encode_request(place.number, LISTEN, notices, voice.meta)
-        return egress.request(
-            method, self._route.url, headers=headers, body=body, session=session, timeout_seconds=LONGEST_STREAM_SECONDS
-        )
-
-    async def _hear_stream(
-        self, opened: AbstractAsyncContextManager[egress.Response], voice: _Voice, listener: Listener, place: _Place,
-        pauses: Pauses,
-    ) -> bool:  # fmt: skip
-        """Hear one stream to its end; False where the server has none to offer."""
-        async with opened as response:
-            if response.status == _OK and web.media_type(response) == "text/event-stream":
-                await self._read_notices(response, voice, listener, place, pauses)
-                return True
-            status, code = response.status, 0
-            if voice.meta is not None:
-                try:
-                    wire.result_of(await self._message(response, place.number, voice, None))
-                except UpstreamError as error:
-                    code = error.rpc_code
-        if status in _NO_STREAM or code == wire.METHOD_NOT_FOUND:
-            return False
-        if status not in (_BAD_REQUEST, _NOT_FOUND):
-            return True
-        # Perhaps the session is over, or the era: asking anything finds that out, and begins again where it is so.
-        with suppress(UpstreamError):
-            asked = "ping" if voice.meta is None else "server/discover"
-            await self.request(asked, {}, timeout_seconds=self._route.timeout_seconds)
-        return False
-
-    async def _read_notices(
-        self, response: egress.Response, voice: _Voice, listener: Listener, place: _Place, pauses: Pauses
-    ) -> None:
-        chunks = response.content.iter_any()
-        async with aclosing(web.events(chunks, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES)) as stream:
-            async for event in stream:
-                pauses.reset()
-                place.last_id = place.last_id if event.id is None else event.id
-                place.retry_seconds = _seconds(event.retry, place.retry_seconds)
-                text = b"\n".join(event.data)
-                for message in wire.decode_all(text, voice.version) if text and event.kind == "message" else ():
-                    if wire.is_response(message):
-                        return
-                    if not voice.hearing.hear(message, len(text), listener=listener):
-                        await asyncio.sleep(1 / NOTICES_PER_SECOND)  # whoever says more waits in the network
-
-    def _keep(self, method: str, params: Mapping[str, Any]) -> None:
-        """Remember what was set up in the session, which one that begins anew has to be told again."""
-        about = params.get(_KEPT_BY[method])
-        if method == "resources/unsubscribe":
-            self._kept.pop(("resources/subscribe", str(about)), None)
-        elif len(self._kept) < MAX_KEPT:
-            self._kept[method, str(about) if method == "resources/subscribe" else ""] = (method, params)
-
-    async def _restore(self, voice: _Voice) -> None:
-        for method, params in list(self._kept.values()):
-            with suppress(ServiceError, _SessionOver):
-                await self._ask(method, params, voice, _deadline(self._route.timeout_seconds))
-
     # Beside the exchange -----------------------------------------------------------------------------------------
 
     def _reply(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -447,22 +330,29 @@ class StreamableHttp:
             self._in_background(self._send_quietly("POST", body, headers))
 
     async def _answer(self, headers: Mapping[str, str], body: bytes) -> None:
-        await self._send_quietly("POST", body, headers, ANSWER_SECONDS)
+        """Send what a listener says. Not over the shared pool: all of its connections may wait for just that."""
+        if self._side is None:
+            self._side = egress.new_session()
+        with suppress(ServiceError):
+            async with egress.request(
+                "POST", self.route.url, headers=headers, body=body, session=self._side, timeout_seconds=ANSWER_SECONDS
+            ):
+                pass
 
-    def _tell_cancelled(self, number: int, voice: _Voice) -> None:
+    def _tell_cancelled(self, number: int, voice: Voice) -> None:
         """The 2026 era is told by the closed connection, the one before by a notification."""
         if self._is_open and voice.meta is None and voice.version:
             params = {"requestId": number, "reason": "The caller went away or the time was up."}
             self._in_background(self._post_quietly(wire.encode_notification("notifications/cancelled", params), voice))
 
-    async def _post_quietly(self, body: bytes, voice: _Voice) -> None:
+    async def _post_quietly(self, body: bytes, voice: Voice) -> None:
         await self._send_quietly("POST", body, voice.headers)
 
-    async def _send_quietly(
-        self, method: str, body: bytes | None, headers: Mapping[str, str], seconds: float = FAREWELL_SECONDS
-    ) -> None:
+    async def _send_quietly(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> None:
         with suppress(ServiceError):
-            async with egress.request(method, self._route.url, headers=headers, body=body, timeout_seconds=seconds):
+            async with egress.request(
+                method, self.route.url, headers=headers, body=body, timeout_seconds=FAREWELL_SECONDS
+            ):
                 pass
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -477,9 +367,3 @@ def _deadline(seconds: float) -> float:
 
 def _remaining(deadline: float) -> float:
     return max(round(deadline - asyncio.get_running_loop().time(), 3), 0.001)
-
-
-def _seconds(milliseconds: str | None, default: float) -> float:
-    if milliseconds is None or not _MILLISECONDS.match(milliseconds):
-        return default
-    return max(int(milliseconds) / 1000, SHORTEST_RESUME_SECONDS)

@@ -199,13 +199,14 @@ class Sse:
         except ServiceError as error:
             self._answer(number, _as_failure(error))
 
-    async def _post(self, body: bytes, seconds: float) -> None:
+    async def _post(self, body: bytes, seconds: float, session: egress.Pool | None = None) -> None:
         if self._endpoint is None or not self._endpoint.done():
             raise self._closed()
         headers = {**self._headers(), **web.request_id_header()}
         async with egress.request(
-            "POST", self._endpoint.result(), headers=headers, body=body, timeout_seconds=max(round(seconds, 3), 0.001)
-        ) as response:
+            "POST", self._endpoint.result(), headers=headers, body=body, session=session,
+            timeout_seconds=max(round(seconds, 3), 0.001),
+        ) as response:  # fmt: skip
             status = response.status
         if _OK <= status < 300:  # noqa: PLR2004 - the class of answers that accept
             return
@@ -330,11 +331,13 @@ class Sse:
             self._in_background(self._post_quietly(body))
 
     async def _post_answer(self, body: bytes) -> None:
-        await self._post_quietly(body, ANSWER_SECONDS)
-
-    async def _post_quietly(self, body: bytes, seconds: float = FAREWELL_SECONDS) -> None:
+        """Send what a listener says. Not over the shared pool: all of its connections may wait for just that."""
         with suppress(ServiceError):
-            await self._post(body, seconds)
+            await self._post(body, ANSWER_SECONDS, self._session)
+
+    async def _post_quietly(self, body: bytes) -> None:
+        with suppress(ServiceError):
+            await self._post(body, FAREWELL_SECONDS)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
