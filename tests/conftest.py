@@ -35,15 +35,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _flush_passes_the_journals_guard() -> Iterator[None]:
-    """Let a transactional test's flush empty the journal, which the database guards against everybody else."""
+    """Let a transactional test's flush empty the journal, which the database guards against everybody else.
+
+    On PostgreSQL, TRUNCATE makes new files for every table and index; to delete the few rows costs a tenth of that.
+    """
     from django.db import connection
 
     from apps.audit import services as audit
 
     original = connection.ops.sql_flush
 
+    def filled(tables: list[str]) -> list[str]:
+        rows = "SELECT %s WHERE EXISTS (SELECT 1 FROM {})"
+        asked = " UNION ALL ".join(rows.format(connection.ops.quote_name(table)) for table in tables)
+        with connection.cursor() as cursor:
+            cursor.execute(asked, list(tables))
+            return [name for (name,) in cursor.fetchall()]
+
     def sql_flush(style: object, tables: list[str], **options: object) -> list[str]:
-        statements = original(style, tables, **options)  # type: ignore[arg-type]
+        if connection.vendor == "postgresql" and not options.get("reset_sequences"):
+            statements = [f"DELETE FROM {connection.ops.quote_name(each)}" for each in filled(tables)]  # noqa: S608
+        else:
+            statements = original(style, tables, **options)  # type: ignore[arg-type]
         drop, make = audit.guard_sql(connection.vendor)
         return [*drop, *statements, *make] if statements else statements
 

@@ -1,6 +1,7 @@
 """The whole ASGI application under uvicorn, in a thread, on a real port."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -11,9 +12,12 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
+import uvicorn
+
 from tests.people import Person
 
-START_SECONDS = 30
+PATIENCE_SECONDS = 120
+TICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,24 @@ def _lower(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
+class Server(uvicorn.Server):
+    """Uvicorn, which otherwise notices only at its next tick that it is to end."""
+
+    async def main_loop(self) -> None:
+        """Tick until the end."""
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        counter = 0
+        while not await self.on_tick(counter):
+            counter = (counter + 1) % 864000
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), TICK_SECONDS)
+
+    def end(self) -> None:
+        """End at once; called from another thread."""
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._ended.set)
+
+
 class Live:
     """Starts the application on a free port of the loopback interface and stops it."""
 
@@ -90,16 +112,14 @@ class Live:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        import uvicorn
-
         config = uvicorn.Config(
             "config.asgi:application", log_config=None, access_log=False, proxy_headers=False, lifespan="on",
             ws="websockets-sansio", timeout_graceful_shutdown=3,
         )  # fmt: skip
-        self._server = uvicorn.Server(config)
+        self._server = Server(config)
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
         self._thread.start()
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._server.started:
             if time.monotonic() > deadline or not self._thread.is_alive():
                 raise RuntimeError("The live server did not start.")
@@ -110,8 +130,8 @@ class Live:
         asyncio.run(self._server.serve([self._socket]))
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(30)
+        self._server.end()
+        self._thread.join(PATIENCE_SECONDS)
         if self._thread.is_alive():
             raise RuntimeError("The live server did not stop.")
 
