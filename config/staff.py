@@ -60,6 +60,7 @@ MENU: Mapping[str, tuple[Place, ...]] = {
     "Servers": (
         Place("Servers", "dns", "registry_server"),
         Place("Capabilities", "build", "registry_capability"),
+        Place("Bundles", "inventory_2", "gateway_bundle"),
         Place("Credentials", "passkey", "registry_credential"),
         Place("Health checks", "monitor_heart", "registry_healthcheck"),
         Place("Discoveries", "travel_explore", "registry_discovery"),

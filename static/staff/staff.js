@@ -72,3 +72,21 @@ window.addEventListener("load", () => {
 document.addEventListener("alpine:initialized", () => requestAnimationFrame(() => {
   if (document.activeElement === document.body) document.querySelector("[autofocus]")?.focus();
 }));
+
+// A choice among many is a list with a search field, made by select2, which names neither and says too little of what it
+// opens: a screen reader is told the field's own label.
+window.addEventListener("load", () => window.django?.jQuery?.(() => {
+  for (const select of document.querySelectorAll("select.admin-autocomplete")) {
+    const label = select.labels[0];
+    const shown = select.nextElementSibling?.querySelector("[role=combobox]");
+    if (!label || !shown) continue;
+    label.id ||= `${select.id}-label`;
+    shown.setAttribute("aria-labelledby", `${label.id} ${shown.getAttribute("aria-labelledby") ?? ""}`.trim());
+    for (const name of ["role", "aria-readonly"]) shown.firstElementChild.removeAttribute(name);
+    django.jQuery(select).on("select2:open", () => {
+      shown.setAttribute("aria-controls", shown.getAttribute("aria-owns"));
+      document.querySelector(".select2-container--open .select2-search__field")
+        ?.setAttribute("aria-label", `Search: ${label.textContent.trim()}`);
+    });
+  }
+}));

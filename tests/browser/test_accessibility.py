@@ -13,6 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from apps.auth.models import ApiKey, Invitation, Membership
+from apps.gateway.models import Bundle, BundleItem
 from apps.registry.admin.health import health_url
 from apps.registry.models import Capability, Credential, Server
 from tests.browser.conftest import DESKTOP, PHONE
@@ -57,7 +58,7 @@ def assert_good(page: Page, where: str, *, with_axe: bool = True) -> None:
 def others(rows: dict[Any, Any]) -> list[str]:
     """The pages besides the main ones: lists, rows, forms, histories."""
     histories = [page_url(rows[model]).replace("/change/", "/history/") for model in (Capability, Membership, ApiKey)]
-    forms = [f"{list_url(model)}add/" for model in (Server, Credential, Invitation, ApiKey)]
+    forms = [f"{list_url(model)}add/" for model in (Server, Credential, Invitation, ApiKey, Bundle, BundleItem)]
     own = ["/admin/password_change/", "/admin/second-factor/", "/admin/connect/", "/invitation"]
     rest = [address for model in rows for address in (list_url(model), page_url(rows[model])) if model is not Server]
     return [*rest, *histories, *forms, health_url(rows[Server]), deed_url(rows[Server], "remove"), *own]

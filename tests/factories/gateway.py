@@ -25,8 +25,8 @@ class BundleItemFactory(DjangoModelFactory[BundleItem]):
     class Meta:
         model = BundleItem
 
-    organization = factory.SelfAttribute("bundle.organization")
-    bundle = factory.SubFactory(BundleFactory)
+    organization = factory.SubFactory("tests.factories.auth.OrganizationFactory")
+    bundle = factory.SubFactory(BundleFactory, organization=factory.SelfAttribute("..organization"))
     kind = ItemKind.CAPABILITY
     capability = factory.SubFactory(
         "tests.factories.registry.CapabilityFactory",

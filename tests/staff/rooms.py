@@ -68,8 +68,10 @@ def _make(make: Any, model: type[Model], organization: Any, server: Any) -> Any:
         return organization
     if model is User:
         return MembershipFactory(organization=organization).user
-    is_of_server = any(field.name == "server" and field.is_relation for field in model._meta.get_fields())
-    return make(server=server) if is_of_server else make(organization=organization)
+    names = {field.name for field in model._meta.concrete_fields if field.is_relation and not field.null}
+    if "server" in names:
+        return make(server=server)
+    return make(organization=organization, **({"capability__server": server} if "bundle" in names else {}))
 
 
 def make_schedule() -> Any:

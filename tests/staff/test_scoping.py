@@ -26,7 +26,8 @@ def theirs(db):
             for field in model._meta.get_fields()
             if field.get_internal_type() in ("CharField", "TextField") and not field.choices and not field.unique
         }
-        texts.pop("digest", None)
+        for key in ("digest", "native"):
+            texts.pop(key, None)
         if model._meta.label != "audit.Entry":
             model.objects.filter(pk=row.pk).update(**{**texts, "slug": CANARY} if "slug" in texts else texts)
     from apps.usage.models import UsageEvent
