@@ -31,6 +31,7 @@ from config.headers import secured
 from config.health import ALIVE
 from config.lanes import in_lane
 from config.lifespan import owner, serve_lifespan
+from config.mcp import mcp_door
 from config.mcp_sessions import RELAYED
 from config.outages import as_outage
 
@@ -67,8 +68,6 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
 
     try:
         if _is_mcp(scope["path"]):
-            from config.mcp import mcp_door
-
             await owner().ensure_started()
             await mcp_door(scope, receive, send_with_id)
         elif scope["path"] == LIVE_PATH and scope["method"] == "GET":

@@ -7,6 +7,7 @@ FastMCP costs more than a second to import, so nothing here does it before a ser
 
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -25,9 +26,14 @@ async def mcp_door(
     send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
 ) -> None:
     """Serve one HTTP request at the MCP endpoint; needs `mcp_lifespan` to be entered."""
+    await _serve()(scope, receive, send)
+
+
+@cache
+def _serve() -> Callable[..., Awaitable[None]]:
     from config.mcp_http import serve
 
-    await serve(scope, receive, send)
+    return serve
 
 
 @asynccontextmanager

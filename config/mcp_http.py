@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
@@ -197,9 +198,14 @@ _ONCE = frozenset({b"host", b"origin", b"authorization", b"x-organization", b"co
 
 
 def _check_host(headers: dict[bytes, bytes]) -> None:
-    host, _ = split_domain_port(headers.get(b"host", b"").decode("latin-1"))
-    if not host or not validate_host(host, settings.ALLOWED_HOSTS):
+    if not _is_ours(headers.get(b"host", b""), tuple(settings.ALLOWED_HOSTS)):
         raise Misdirected
+
+
+@lru_cache(maxsize=256)
+def _is_ours(host: bytes, allowed: tuple[str, ...]) -> bool:
+    name, _ = split_domain_port(host.decode("latin-1"))
+    return bool(name) and validate_host(name, allowed)
 
 
 def _check_origin(scope: Scope, headers: dict[bytes, bytes]) -> None:

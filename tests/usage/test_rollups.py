@@ -254,6 +254,6 @@ def _write_one(person) -> None:
 
 def _call(person, number: int) -> writer._Call:
     return writer._Call(
-        rollups.new_id(), timezone.now(), person.organization.id, person.actor, "/mcp", "tools/call", f"t{number}",
+        timezone.now(), person.organization.id, person.actor, "/mcp", "tools/call", f"t{number}",
         "time", "ok", "", 1.5, 0, 0, "",
     )  # fmt: skip

@@ -54,8 +54,9 @@ def actor_from_bearer(
     else:
         actor, expires_at = _of_token(read_access_token(credential, audience=audience), surface, organization)
     until = began + min(FRESH_SECONDS, _seconds_until(expires_at))
+    actor = _seen_at(actor, surface, address)
     memory.keep(memory_key(credential, audience, organization, address), actor, until=until)
-    return _seen_at(actor, surface, address)
+    return actor
 
 
 def _seen_at(actor: Actor, surface: Surface, address: str) -> Actor:

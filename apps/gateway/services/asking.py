@@ -73,7 +73,7 @@ class Silent:
         raise registry.Refused(NOT_DECLARED, "This client cannot be asked.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """How an agent asks: at which endpoint, by which client, in which round of a conversation."""
 

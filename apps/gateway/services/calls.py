@@ -40,7 +40,7 @@ NOBODY = Ask()
 _NEEDED = {"prompts/get": "messages", "resources/read": "contents", "completion/complete": "completion"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Errand:
     """One request to a server: what is used there, how, and at which revision of the catalogue."""
 

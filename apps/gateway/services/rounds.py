@@ -39,7 +39,7 @@ class Misbehaved(Exception):
     """A server breaks the protocol in what it asks; the text follows "The server answered wrongly:"."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """What a state is good for: this caller, at this endpoint, for this capability of this server."""
 

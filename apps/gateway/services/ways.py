@@ -27,7 +27,7 @@ HEALTHY_LIFE_SECONDS = 60.0
 MOST_DOUBLINGS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """Whose call it is, as far as it decides which link may carry it."""
 

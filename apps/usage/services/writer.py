@@ -17,6 +17,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError, OperationalError, close_old_connections, connection, transaction
@@ -44,6 +45,9 @@ _LONGEST = {
 }
 
 
+_FIELDS = UsageEvent._meta.concrete_fields
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """How the writer is doing: events that wait, and events that were dropped since the start."""
@@ -52,11 +56,10 @@ class Backlog:
     dropped: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """A call as it waits in the queue; its row is built by the writer."""
 
-    id: UUID
     at: datetime
     organization_id: UUID
     actor: Actor
@@ -74,9 +77,11 @@ class _Call:
     def row(self) -> UsageEvent:
         """The row, with texts that every database takes."""
         return UsageEvent(
-            id=self.id,
+            id=new_id(),
             organization_id=self.organization_id,
             at=self.at,
+            created_at=self.at,
+            updated_at=self.at,
             surface=self.actor.surface,
             endpoint=_text("endpoint", self.endpoint),
             method=_text("method", self.method),
@@ -204,7 +209,26 @@ class _Writer:
 
 def _insert(batch: list[_Call]) -> None:
     with transaction.atomic():
-        add_to_rollups(UsageEvent.objects.bulk_create([call.row() for call in batch]))
+        events = [call.row() for call in batch]
+        _store(events)
+        add_to_rollups(events)
+
+
+def _store(events: list[UsageEvent]) -> None:
+    """Insert the rows in one statement of our own: `bulk_create` takes four times as long as the database does."""
+    columns = ", ".join(connection.ops.quote_name(str(field.column)) for field in _FIELDS)
+    places = ", ".join(["%s"] * len(_FIELDS))
+    table = connection.ops.quote_name(UsageEvent._meta.db_table)
+    rows = [[_adapted(getattr(event, field.attname)) for field in _FIELDS] for event in events]
+    with connection.cursor() as cursor:
+        cursor.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})", rows)  # noqa: S608 - names of ours
+
+
+def _adapted(value: Any) -> Any:
+    """A value as the database takes it."""
+    if isinstance(value, UUID):
+        return value if connection.features.has_native_uuid_field else value.hex
+    return connection.ops.adapt_datetimefield_value(value) if isinstance(value, datetime) else value
 
 
 _writer = _Writer()
@@ -237,7 +261,7 @@ def record_call(
         return
     _writer.record(
         _Call(
-            new_id(), timezone.now(), actor.organization_id, actor, endpoint, method, name, server, status, error_code,
+            timezone.now(), actor.organization_id, actor, endpoint, method, name, server, status, error_code,
             latency_ms, bytes_in, bytes_out, request_id.get(),
         )
     )  # fmt: skip
