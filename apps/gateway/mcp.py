@@ -1,4 +1,4 @@
-"""Tools for agents about the tools they may use."""
+"""Tools for agents about what they may use."""
 
 from typing import Annotated
 
@@ -20,21 +20,23 @@ def search(
     limit: Annotated[int, Field(ge=1, le=50, description="How many hits a page has.")] = 20,
     cursor: Annotated[str | None, Field(max_length=20, description="From the page before.")] = None,
 ) -> SearchOut:
-    """Find tools that you may use here, by words in their names, titles and descriptions.
+    """Find tools, prompts and resources that you may use here, by words in their names, titles and descriptions.
 
-    Use it when the list of tools is long. It changes nothing. Give a result's id to `fetch` to read it in full.
+    Use it when the lists are long. It changes nothing. Give a result's id to `fetch` to read its definition in full.
     """
-    return services.search_tools(actor, query=query, limit=limit, cursor=cursor)
+    return services.search_offers(actor, query=query, limit=limit, cursor=cursor)
 
 
 @toolbox.tool(permission="tool.read", title="Fetch")
 def fetch(
     actor: Actor,
     *,
-    id: Annotated[str, Field(max_length=1024, description="The id of a search result.")],
+    id: Annotated[str, Field(max_length=2048, description="The id of a search result.")],
 ) -> FetchOut:
-    """Read one thing that `search` found in full: for a tool its description and its input and output schema.
+    """Read the definition of one thing that `search` found: for a tool its description, input and output schema.
+
+    What a resource holds is read with resources/read, and a prompt is got with prompts/get.
 
     It changes nothing.
     """
-    return services.fetch_tool(actor, name=id)
+    return services.fetch_offer(actor, id=id)

@@ -27,6 +27,7 @@ class Agent:
     headers: dict[str, str] = field(default_factory=dict)
     session: str = ""
     timeout: float = 60
+    path: str = "/mcp"
     ids: Any = field(default_factory=lambda: itertools.count(1))
 
     def send(self, method: str, params: dict[str, Any] | None = None, **options: Any) -> Answer:
@@ -45,7 +46,7 @@ class Agent:
         """One POST of these very bytes."""
         sent = {**self._headers(method, params or {}), **options.pop("headers", {})}
         return Client(self.url).request(
-            "POST", options.pop("path", "/mcp"), body=body, headers=sent, timeout=self.timeout, **options
+            "POST", options.pop("path", self.path), body=body, headers=sent, timeout=self.timeout, **options
         )
 
     def open(self) -> "Agent":
@@ -60,7 +61,7 @@ class Agent:
 
     def close(self) -> Answer:
         """End the session."""
-        return Client(self.url).request("DELETE", "/mcp", headers=self._headers("", {}))
+        return Client(self.url).request("DELETE", self.path, headers=self._headers("", {}))
 
     def ask(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """The JSON-RPC answer, result or error."""

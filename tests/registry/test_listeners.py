@@ -12,7 +12,7 @@ import pytest
 
 from apps.core import egress
 from apps.core.errors import BackendTimeout
-from apps.registry.backends import hearing
+from apps.registry.backends import hearing, wire
 from apps.registry.backends.base import Refused, ServerRoute, Upstream, UpstreamError
 from apps.registry.services.routes import connect
 from tests.fixtures import servers
@@ -284,7 +284,7 @@ def test_a_question_that_is_taken_back_is_not_answered(speaking: Evil, way: str)
     ear, said = opened(evil_route(speaking, way), work, capabilities=CAN)
 
     assert ear.cancelled == 1
-    assert [reply["id"] for reply in json.loads(said)] == ["heard", "second"]
+    assert [reply["id"] for reply in json.loads(said) if reply.get("result")] == ["second"]
 
 
 def test_who_was_asked_for_a_request_that_has_ended_need_not_answer(speaking: Evil) -> None:
@@ -562,3 +562,41 @@ def test_neither_listening_nor_answering_needs_a_connection_of_the_pool(
         assert not any(task.done() for task in listening)
 
     opened(evil_route(speaking), work, capabilities=CAN)
+
+
+# What a server is told of the caller -----------------------------------------------------------------------------
+
+META = "io.modelcontextprotocol/"
+SAID = {
+    "progressToken": "theirs", "traceparent": "00-1", META + "logLevel": "info", META + "protocolVersion": "1999-01-01",
+    META + "clientInfo": {"name": "somebody"}, META + "clientCapabilities": {"roots": {}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("era", ["2025", "2026"])
+def test_what_is_ours_to_say_is_said_by_nobody_else(era: str) -> None:
+    ours = wire.modern_meta(wire.introduction(None, None)) if era == "2026" else {}
+
+    def sent(**given: Any) -> Any:
+        return json.loads(wire.encode_request(7, "tools/call", {"name": "x", "_meta": SAID}, ours, **given))["params"]
+
+    assert sent(with_progress=True)["_meta"] == {
+        "progressToken": 7, "traceparent": "00-1", META + "logLevel": "info", **ours,
+    }  # fmt: skip
+    assert "progressToken" not in sent()["_meta"]
+    assert SAID["progressToken"] == "theirs"  # what the caller gave is left as it was
+
+
+def test_a_session_begins_with_what_its_client_is_and_can_do(settings: Any) -> None:
+    server = Scripted(http(HELLO))
+
+    async def work() -> None:
+        async with server as url:
+            settings.EGRESS_ALLOW = frozenset({url.removeprefix("http://").removesuffix("/mcp")})
+            route = make_route(url=url, protocol_version="2025-11-25")
+            await connect(route, capabilities=CAN, client_info={"name": "inspector", "version": "2"}).open()
+
+    run(work)
+
+    said = json.loads(server.requests[0].partition(b"\r\n\r\n")[2])["params"]
+    assert (said["capabilities"], said["clientInfo"]) == (CAN, {"name": "inspector", "version": "2"})

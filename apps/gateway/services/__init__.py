@@ -30,7 +30,7 @@ from apps.gateway.services.clients import CLIENTS, PLACEHOLDER, Connection, Endp
 from apps.gateway.services.offers import Offer, Tool, UnknownPrompt, UnknownResource, UnknownTool
 from apps.gateway.services.pool import OpenLinks, breaker_state, close_upstreams, count_open, upstreams
 from apps.gateway.services.rounds import owner_of_state, parking_lot
-from apps.gateway.services.search import fetch_tool, search_tools
+from apps.gateway.services.search import fetch_offer, search_offers
 from apps.gateway.services.subscriptions import Subscriptions
 from apps.gateway.services.views import Found, View
 
@@ -63,7 +63,7 @@ __all__ = [
     "count_open",
     "create_bundle",
     "delete_bundle",
-    "fetch_tool",
+    "fetch_offer",
     "forget_snapshots",
     "get_bundle",
     "get_prompt",
@@ -77,7 +77,7 @@ __all__ = [
     "read_resource",
     "read_view",
     "remove_item",
-    "search_tools",
+    "search_offers",
     "set_items",
     "tools_for",
     "update_bundle",

@@ -14,7 +14,7 @@ from apps.core.errors import InvalidInput, NotPermitted, ServiceError
 from apps.core.threads import in_thread
 from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
 from apps.gateway.services.asking import NEEDED_FOR, Ask
-from apps.gateway.services.catalogue import EVERYTHING, snapshot_for
+from apps.gateway.services.catalogue import EVERYTHING, called_at, snapshot_for
 from apps.gateway.services.hearing import CallListener
 from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
 from apps.gateway.services.pool import upstreams
@@ -153,7 +153,8 @@ async def _carry_tool(
     actor: Actor, tool: Tool, view: View, arguments: dict[str, Any], ask: Ask
 ) -> tuple[dict[str, Any], int]:
     if tool.native is not None:
-        return await in_thread(_run_native, tool.native, actor, arguments)
+        with called_at(ask.bundle):
+            return await in_thread(_run_native, tool.native, actor, arguments)
     item = tool.upstream
     if item is None:
         raise UnknownTool

@@ -8,7 +8,8 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -135,6 +136,7 @@ class _Held:
 
 
 _held: dict[UUID | None, _Held] = {}
+_here: contextvars.ContextVar[str] = contextvars.ContextVar("bundle", default=EVERYTHING)
 _refreshing: dict[tuple[int, UUID | None], asyncio.Task[Snapshot]] = {}
 
 
@@ -143,9 +145,23 @@ def list_tools(actor: Actor) -> ToolList:
     return _tools_of(read_view(actor))
 
 
-def read_view(actor: Actor, *, bundle: str = EVERYTHING) -> View:
-    """What the actor sees at an endpoint now. It may query: from async code call `view_for`."""
-    return (_fresh(actor.organization_id) or _refresh(actor.organization_id)).for_actor(actor, bundle=bundle)
+def read_view(actor: Actor, *, bundle: str | None = None) -> View:
+    """What the actor sees at an endpoint now. It may query: from async code call `view_for`.
+
+    A native tool that does not say which means the endpoint that it is called at.
+    """
+    snapshot = _fresh(actor.organization_id) or _refresh(actor.organization_id)
+    return snapshot.for_actor(actor, bundle=_here.get() if bundle is None else bundle)
+
+
+@contextmanager
+def called_at(bundle: str) -> Iterator[None]:
+    """Let the native tools that are called within this look at the same endpoint as their caller."""
+    mark = _here.set(bundle)
+    try:
+        yield
+    finally:
+        _here.reset(mark)
 
 
 async def tools_for(actor: Actor) -> ToolList:
