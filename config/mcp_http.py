@@ -35,7 +35,7 @@ from apps.gateway import services as gateway
 from config.bodies import read_body
 from config.mcp_held import paced
 from config.mcp_messages import LEGACY
-from config.mcp_posts import Request, end_session, listen, post
+from config.mcp_posts import Request, end_session, listen, post, post_plain
 from config.mcp_relay import Relay, relaying
 from config.mcp_server import build_server, caller
 from config.mcp_sessions import RELAYED, SWEEP_SECONDS, Sessions
@@ -46,6 +46,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _CREDENTIALS_IN_QUERY = frozenset({"access_token", "token", "api_key", "apikey", "key", "authorization", "bearer"})
 _METHODS = ("GET", "POST", "DELETE")
+PLAIN_METHODS = frozenset({"prompts/list", "prompts/get", "tools/list", "tools/call"})
+"""Methods that have an address each, below /mcp, for clients of the prompt server that Gatehouse grew from."""
 _SLUG = re.compile(r"[a-z0-9-]{1,20}\Z")
 
 
@@ -128,8 +130,8 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     headers = _read_headers(scope)
     _check_host(headers)
     _check_origin(scope, headers)
-    bundle = _check_address(scope)
-    _check_method(scope, headers)
+    bundle, plain = _check_address(scope)
+    _check_method(scope, headers, is_plain=bool(plain))
     credential = _credential(headers)
     actor = await _admit(credential, scope, headers)
     if bundle:
@@ -146,7 +148,9 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         with budget.share_for(actor.organization_id) as share:
             request = Request(here, scope, headers, actor, bundle, receive, paced(send), share, body)
             admit = lambda: _admit(credential, scope, headers)  # noqa: E731
-            if scope["method"] == "POST":
+            if plain:
+                await post_plain(request, parsed, plain)
+            elif scope["method"] == "POST":
                 await post(request, parsed, admit)
             elif scope["method"] == "GET":
                 await listen(request, admit)
@@ -224,24 +228,25 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
-def _check_address(scope: Scope) -> str:
-    """The slug of the bundle that is asked for; "" is everything that the caller may use."""
+def _check_address(scope: Scope) -> tuple[str, str]:
+    """The bundle that is asked for, "" being everything that the caller may use, and the method of its own address."""
     path: str = scope["path"].rstrip("/")
-    bundle = path.removeprefix(settings.MCP_PATH).removeprefix("/")
-    if path != settings.MCP_PATH and not _SLUG.match(bundle):
+    rest = path.removeprefix(settings.MCP_PATH).removeprefix("/")
+    bundle, plain = ("", rest) if rest in PLAIN_METHODS else (rest, "")
+    if path != settings.MCP_PATH and not plain and not _SLUG.match(bundle):
         raise NotFound(f"There is no MCP endpoint here. Use {settings.MCP_PATH}.")
     names = {
         name.lower() for name, _ in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
     }
     if names & _CREDENTIALS_IN_QUERY:
         raise NotAuthenticated("Send the credential in the Authorization header, never in the address.")
-    return bundle
+    return bundle, plain
 
 
-def _check_method(scope: Scope, headers: dict[bytes, bytes]) -> None:
+def _check_method(scope: Scope, headers: dict[bytes, bytes], *, is_plain: bool) -> None:
     revision = headers.get(b"mcp-protocol-version")
     is_stateless = revision is not None and revision.decode("latin-1") not in LEGACY
-    allowed: Iterable[str] = ("POST",) if is_stateless else _METHODS
+    allowed: Iterable[str] = ("POST",) if is_stateless or is_plain else _METHODS
     if scope["method"] not in allowed:
         raise MethodNotAllowed(details={"allowed": list(allowed)})
 

@@ -60,6 +60,7 @@ class Exchange:
     message: Message
     reply: Reply
     bundle: str
+    is_modern: bool
     session: Session | None
     capabilities: Mapping[str, Any]
     info: Mapping[str, Any]
@@ -69,11 +70,6 @@ class Exchange:
     def endpoint(self) -> str:
         """Where it was asked, as it is counted."""
         return f"/mcp/{self.bundle}" if self.bundle else "/mcp"
-
-    @property
-    def is_modern(self) -> bool:
-        """Whether it speaks 2026-07-28."""
-        return self.session is None
 
     @property
     def session_id(self) -> str | None:

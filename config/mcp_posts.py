@@ -134,6 +134,23 @@ async def post(request: Request, parsed: Any, admit: Admit) -> None:
         await _post_legacy(request, message)
 
 
+async def post_plain(request: Request, parsed: Any, method: str) -> None:
+    """Serve one message at the address of its own method: without a session, and with nothing said of revisions."""
+    try:
+        message = read_message(parsed)
+        if not message.is_request or message.method != method:
+            raise RpcError(INVALID_REQUEST, f"This address takes requests for {method} alone.")
+    except RpcError as error:
+        await request.give_error(400, error)
+        return
+    reply = Reply(request.send, request.receive, can_stream=False)
+    await _finish(
+        reply,
+        Exchange(request.actor, message, reply, request.bundle, False, None, {}, {}, request.share),
+        is_modern=False,
+    )
+
+
 # Up to 2025-11-25 ----------------------------------------------------------------------------------------------------
 
 
@@ -192,8 +209,9 @@ async def _answer_in(session: Session, request: Request, message: Message) -> No
     can_stream = request.accepts("text/event-stream")
     reply = Reply(request.send, request.receive, can_stream=can_stream, stream=session.new_stream)
     exchange = Exchange(
-        request.actor, message, reply, request.bundle, session, session.capabilities, session.client_info, request.share
-    )
+        request.actor, message, reply, request.bundle, False, session, session.capabilities, session.client_info,
+        request.share,
+    )  # fmt: skip
     session.running[message.id] = reply.cancel
     try:
         await _finish(reply, exchange, is_modern=False)
@@ -243,7 +261,7 @@ async def _post_modern(request: Request, message: Message, admit: Admit) -> None
     reply = Reply(request.send, request.receive, can_stream=request.accepts("text/event-stream"))
     info = message.meta.get(META + "clientInfo")
     exchange = Exchange(
-        request.actor, message, reply, request.bundle, None, message.meta[META + "clientCapabilities"],
+        request.actor, message, reply, request.bundle, True, None, message.meta[META + "clientCapabilities"],
         info if isinstance(info, dict) else {}, request.share,
     )  # fmt: skip
     refused = await _param_rejection(request, message)
