@@ -37,7 +37,7 @@ from config.mcp_held import paced
 from config.mcp_messages import LEGACY
 from config.mcp_posts import Request, end_session, listen, post, post_plain
 from config.mcp_relay import Relay, relaying
-from config.mcp_server import build_server, caller
+from config.mcp_server import build_server
 from config.mcp_sessions import RELAYED, SWEEP_SECONDS, Sessions
 
 Scope = MutableMapping[str, Any]
@@ -76,8 +76,7 @@ _running: dict[asyncio.AbstractEventLoop, Running] = {}
 @asynccontextmanager
 async def running() -> AsyncIterator[None]:
     """Serve MCP on the running event loop."""
-    server = build_server(_actor_of, endpoint=settings.MCP_PATH, is_checked=True)
-    app = server.http_app(path=settings.MCP_PATH, json_response=True)
+    app = build_server().http_app(path=settings.MCP_PATH, json_response=True)
     loop = asyncio.get_running_loop()
     async with app.lifespan(app):
         here = _running[loop] = Running(app)
@@ -117,11 +116,6 @@ def count_sessions(organization_id: UUID | None) -> int:
     return sum(each.sessions.count(organization_id) for each in list(_running.values()))
 
 
-async def _actor_of(ctx: Any) -> Actor:
-    actor: Actor = ctx.request.scope["actor"]
-    return actor
-
-
 # One request -----------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +137,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if elsewhere and await here.relay.forward(elsewhere, scope, body, receive, send):
             return
         send = _with_public_id(here.relay, send)
-    marks = logs.current_actor.set(actor), caller.set(actor)
+    mark = logs.current_actor.set(actor)
     try:
         with budget.share_for(actor.organization_id) as share:
             request = Request(here, scope, headers, actor, bundle, receive, paced(send), share, body)
@@ -157,8 +151,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             else:
                 await end_session(request)
     finally:
-        logs.current_actor.reset(marks[0])
-        caller.reset(marks[1])
+        logs.current_actor.reset(mark)
 
 
 def _process_elsewhere(relay: Relay, scope: Scope, headers: dict[bytes, bytes], parsed: Any) -> str:

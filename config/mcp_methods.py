@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -39,7 +39,6 @@ from config.mcp_messages import (
     result_with_list,
 )
 from config.mcp_sessions import Session
-from config.mcp_streams import Reply
 from config.outages import as_outage
 
 logger = logging.getLogger(__name__)
@@ -52,24 +51,32 @@ _VERBATIM = frozenset({MISSING_CAPABILITY, URL_ELICITATION_REQUIRED})
 _ONLY_MODERN = ("resultType", "ttlMs", "cacheScope")
 
 
+class Answering(Protocol):
+    """Takes what has to be said to a client before the result."""
+
+    def put(self, message: bytes, *, may_be_dropped: bool = False) -> bool:
+        """Whether it will be sent."""
+
+
 @dataclass(slots=True, eq=False)
 class Exchange:
     """One request of an agent while it is answered; to the gateway it is the client."""
 
     actor: Actor
     message: Message
-    reply: Reply
+    reply: Answering
     bundle: str
     is_modern: bool
     session: Session | None
     capabilities: Mapping[str, Any]
     info: Mapping[str, Any]
     share: budget.Share | None = None
+    at: str = "/mcp"
 
     @property
     def endpoint(self) -> str:
         """Where it was asked, as it is counted."""
-        return f"/mcp/{self.bundle}" if self.bundle else "/mcp"
+        return f"{self.at}/{self.bundle}" if self.bundle else self.at
 
     @property
     def session_id(self) -> str | None:
@@ -150,6 +157,11 @@ async def answer(exchange: Exchange) -> bytes:
         raise as_rpc_error(error) from error
     except (OperationalError, InterfaceError) as error:
         raise as_rpc_error(as_outage(error) or ServiceError()) from error
+    except RpcError:
+        raise
+    except Exception as error:
+        logger.exception("A request failed.")
+        raise as_rpc_error(ServiceError()) from error
 
 
 def _no_resource(exchange: Exchange, error: NotFound) -> RpcError:

@@ -6,8 +6,7 @@ asks and how, and its headers repeat what proxies route by.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,18 +30,16 @@ from config.mcp_messages import (
     LEGACY,
     META,
     MODERN,
-    SUBSCRIPTION_ID,
     Message,
     RpcError,
-    as_rpc_error,
-    call_message,
     error_message,
     read_message,
     result_message,
     status_of,
 )
 from config.mcp_methods import MODERN_METHODS, Exchange, answer, hello
-from config.mcp_sessions import UPDATED, Session
+from config.mcp_notices import CHANGES, Changes, Telling
+from config.mcp_sessions import Session
 from config.mcp_streams import JSON_HEADERS, Receive, Reply, Send, Stream, place_of
 
 logger = logging.getLogger(__name__)
@@ -50,11 +47,6 @@ Admit = Callable[[], Awaitable[Actor]]
 
 WATCH_SECONDS = 1.0
 """How often an open stream asks whether its caller is still let in, and whether its lists have changed."""
-CHANGES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
-    "toolsListChanged": ("notifications/tools/list_changed", ("tools",)),
-    "promptsListChanged": ("notifications/prompts/list_changed", ("prompts",)),
-    "resourcesListChanged": ("notifications/resources/list_changed", ("resources", "templates")),
-}
 MOST_STREAMS_OF_ONE_CALLER = 64
 _streams: dict[str, int] = {}
 
@@ -227,9 +219,6 @@ async def _finish(reply: Reply, exchange: Exchange, *, is_modern: bool) -> None:
             body, status = await answer(exchange), 200
         except RpcError as error:
             body, status = error_message(number, error), status_of(error, is_modern=is_modern)
-        except Exception:
-            logger.exception("A request failed.")
-            body, status = error_message(number, as_rpc_error(ServiceError())), 200
         await reply.finish(body, status)
     except asyncio.CancelledError:
         task = asyncio.current_task()
@@ -331,15 +320,10 @@ async def listen(request: Request, admit: Admit) -> None:
     if stream is None:
         stream = session.open_notices()
     if stream is session.notices:
-        tell: Callable[[str], None] = lambda method: _told(session.notify(method))  # noqa: E731
-        changes = Changes(request.bundle, dict(CHANGES.values()), tell)
+        changes = Changes(request.bundle, dict(CHANGES.values()), session.tell)
     else:
         changes = Changes(request.bundle, {}, lambda _: None)
     await _while_admitted(request, stream.copy(request.send, after), admit, changes)
-
-
-def _told(_: bool) -> None:
-    """Whether somebody hears a notice is of no matter."""
 
 
 async def end_session(request: Request) -> None:
@@ -352,13 +336,8 @@ async def end_session(request: Request) -> None:
 
 async def _subscribe(request: Request, message: Message, admit: Admit) -> None:
     """`subscriptions/listen`: acknowledge what will be told, then tell it until one side ends."""
-    wanted = message.params.get("notifications")
     number = message.id
     assert number is not None  # noqa: S101 - it is a request
-    if not isinstance(wanted, dict):
-        error = RpcError(INVALID_PARAMS, "subscriptions/listen takes notifications, an object.")
-        await request.give_error(400, error, number)
-        return
     if not request.accepts("text/event-stream"):
         await request.give_error(
             406, RpcError(INVALID_REQUEST, "Accept text/event-stream: this answer is one."), number
@@ -371,66 +350,20 @@ async def _subscribe(request: Request, message: Message, admit: Admit) -> None:
         return
     _streams[owner] = _streams.get(owner, 0) + 1
     try:
-        await _tell(request, number, wanted, message, admit)
+        stream = Stream()
+        try:
+            telling = await Telling.begin(request.actor, message, request.bundle, stream.put)
+        except RpcError as error:
+            await request.give_error(status_of(error, is_modern=True), error, number)
+            return
+        try:
+            await _while_admitted(request, stream.copy(request.send), admit, telling.changes)
+        finally:
+            telling.end()
     finally:
         _streams[owner] -= 1
         if not _streams[owner]:
             del _streams[owner]
-
-
-async def _tell(request: Request, number: str | int, wanted: Mapping[str, Any], message: Message, admit: Admit) -> None:
-    stream, meta = Stream(), {SUBSCRIPTION_ID: number}
-
-    def tell(method: str, **params: Any) -> None:
-        stream.put(call_message(method, {**params, "_meta": meta}), may_be_dropped=True)
-
-    kinds = {method: lists for name, (method, lists) in CHANGES.items() if wanted.get(name) is True}
-    honoured: dict[str, Any] = {name: True for name in CHANGES if wanted.get(name) is True}
-    subscriptions = gateway.Subscriptions(lambda uri: tell(UPDATED, uri=uri))
-    heard = await _add_all(subscriptions, request, message, wanted.get("resourceSubscriptions"))
-    if heard:
-        honoured["resourceSubscriptions"] = heard
-    try:
-        tell("notifications/subscriptions/acknowledged", notifications=honoured)
-        changes = Changes(request.bundle, kinds, tell)
-        await changes.look(request.actor)
-        await _while_admitted(request, stream.copy(request.send), admit, changes)
-    finally:
-        subscriptions.close()
-
-
-async def _add_all(subscriptions: gateway.Subscriptions, request: Request, message: Message, uris: Any) -> list[str]:
-    """Subscribe to what the caller may read; the rest is left out of what is acknowledged."""
-    silent = gateway.Silent(is_modern=True, capabilities=message.meta[META + "clientCapabilities"])
-    ask = gateway.Ask(silent, bundle=request.bundle)
-    heard: list[str] = []
-    for uri in uris if isinstance(uris, list) else []:
-        with suppress(ServiceError):
-            if isinstance(uri, str):
-                await subscriptions.add(request.actor, uri, ask)
-                heard.append(uri)
-    return heard
-
-
-@dataclass(slots=True)
-class Changes:
-    """What one caller's lists looked like, and whom to tell when one looks different."""
-
-    bundle: str
-    kinds: Mapping[str, tuple[Any, ...]]
-    tell: Callable[[str], None]
-    _seen: dict[str, tuple[str, ...]] | None = None
-
-    async def look(self, actor: Actor) -> None:
-        """Tell what has changed since the last look."""
-        if not self.kinds:
-            return
-        view = await gateway.view_for(actor, bundle=self.bundle)
-        now = {method: tuple(view.fingerprint(kind) for kind in kinds) for method, kinds in self.kinds.items()}
-        for method in self.kinds if self._seen is not None else ():
-            if self._seen and self._seen[method] != now[method]:
-                self.tell(method)
-        self._seen = now
 
 
 async def _while_admitted(request: Request, work: Any, admit: Admit, changes: Changes) -> None:

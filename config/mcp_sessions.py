@@ -10,7 +10,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from apps.core.actor import Actor
@@ -30,6 +30,18 @@ PRIMED_SINCE = "2025-11-25"
 UPDATED = "notifications/resources/updated"
 
 
+class Notices(Protocol):
+    """Where what belongs to no request is written."""
+
+    readers: int
+
+    def put(self, message: bytes, *, may_be_dropped: bool = False) -> bool:
+        """Whether it will be sent."""
+
+    def end(self) -> None:
+        """Nothing follows."""
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One session. What it opened upstream is closed with it."""
@@ -47,7 +59,7 @@ class Session:
     running: dict[str | int, Callable[[], None]] = field(default_factory=dict)
     questions: "dict[str, asyncio.Future[Mapping[str, Any]]]" = field(default_factory=dict)
     streams: "OrderedDict[str, Stream]" = field(default_factory=OrderedDict)
-    notices: Stream | None = None
+    notices: Notices | None = None
     subscriptions: gateway.Subscriptions = field(init=False)
     _numbers: Any = field(default_factory=itertools.count)
 
@@ -66,14 +78,18 @@ class Session:
         """The stream for what belongs to no request; a newer one takes the place of the older."""
         if self.notices is not None:
             self.notices.end()
-        self.notices = self.new_stream()
-        return self.notices
+        stream = self.notices = self.new_stream()
+        return stream
 
     def notify(self, method: str, params: Mapping[str, Any] | None = None) -> bool:
         """Say something that belongs to no request; False where nobody listens."""
         if self.notices is None or self.is_over:
             return False
         return self.notices.put(call_message(method, params), may_be_dropped=True)
+
+    def tell(self, method: str) -> None:
+        """Say that something has changed, to whoever listens."""
+        self.notify(method)
 
     def _tell_updated(self, uri: str) -> None:
         self.notify(UPDATED, {"uri": uri})

@@ -17,10 +17,12 @@ from mcp.client.client import Client as SdkClient
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from apps.auth import services as auth
+from apps.registry import services as registry
 from tests.fixtures import warm
-from tests.fixtures.servers import evil_stdio_command
+from tests.fixtures.servers import Process, evil_stdio_command, free_port
 from tests.gateway.agent import LEGACY, META, MODERN, offer
 from tests.gateway.conftest import Evil, events
+from tests.gateway.test_conversations import Watcher
 from tests.people import Person
 from tests.processes import PROJECT, environment
 
@@ -114,6 +116,34 @@ def test_the_sdk_s_client_lists_and_calls_over_stdio(alice: Person, evil: Evil, 
         ("up__echo", "stdio", "ok"),
         ("search", "stdio", "ok"),
     ]
+
+
+@pytest.mark.parametrize("mode", ["legacy", MODERN])
+def test_the_whole_protocol_goes_over_stdio_too(alice: Person, settings: Any, mode: str) -> None:
+    port = free_port()
+    url, allowed = f"http://127.0.0.1:{port}/mcp", f"127.0.0.1:{port}"
+    settings.EGRESS_ALLOW = frozenset({allowed})
+    person = Watcher()
+    upstream = [sys.executable, "-m", "tests.fixtures.conformance", "--port", str(port), "--legacy"]
+    with Process(upstream, ready=url):
+        server = registry.register_server(alice.actor, name="Up", slug="up", url=url)
+        registry.discover_server(alice.actor, server_id=server.id)
+        registry.approve_server(alice.actor, server_id=server.id)
+        parameters = StdioServerParameters(
+            command=COMMAND[0], args=COMMAND[1:], cwd=str(PROJECT), env=env_of(alice, GATEHOUSE_EGRESS_ALLOW=allowed)
+        )
+
+        async def talk() -> None:
+            async with SdkClient(stdio_client(parameters), mode=mode, elicitation_callback=person.elicit) as client:
+                assert (await client.read_resource("test://static-text")).contents[0].text
+                prompt = await client.get_prompt("up__test_simple_prompt")
+                assert prompt.messages[0].content.text == "This is a simple prompt for testing."
+                await client.call_tool("up__test_tool_with_progress", {}, progress_callback=person.progressed)
+                assert person.progress == [(0, 100), (50, 100), (100, 100)]
+                result: Any = await client.call_tool("up__test_elicitation", {"message": "Who are you?"})
+                assert "action=accept" in result.content[0].text
+
+        asyncio.run(talk())
 
 
 def test_only_the_protocol_is_on_standard_output_and_closing_the_input_ends_it(alice: Person) -> None:

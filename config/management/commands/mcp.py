@@ -31,7 +31,7 @@ class Command(BaseCommand):
         """Serve until the client is gone."""
         from apps.auth import services as auth
         from apps.secrets import services as secrets
-        from config.mcp_server import HERE
+        from config.mcp_stdio import HERE
 
         faults = secrets.find_sealing_faults()
         if faults:
@@ -48,7 +48,7 @@ class Command(BaseCommand):
 
 async def _serve(credential: str) -> None:
     from apps.usage import services as usage
-    from config.mcp_server import serve_stdio
+    from config.mcp_stdio import serve_stdio
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
