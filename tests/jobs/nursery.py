@@ -26,9 +26,11 @@ END_SECONDS = 15.0
 def main() -> None:
     """Fork a child for every line until the input ends."""
     import django
+    from django.db import connections
 
     django.setup()
     preload()
+    connections.close_all()  # children of one connection would read each other's answers
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for a child
     print(os.getpid(), flush=True)
     for line in sys.stdin:
