@@ -121,12 +121,16 @@ def test_a_result_that_asks_is_given_to_nobody_who_does_not_listen(route: Server
 
 
 async def hear_of(upstream: Upstream, ear: Ear, what: str, method: str) -> None:
-    """Change something until it is heard: whoever has just begun to listen may not do so yet."""
-    before = len(ear.of(method))
+    """Change something until it is heard: whoever has just begun to listen may not do so yet.
+
+    Whoever makes the call that changes something does not hear of it by that.
+    """
+    before, caller = len(ear.of(method)), Ear()
     async with asyncio.timeout(60):
         while len(ear.of(method)) == before:
-            await upstream.request("tools/call", {"name": "touch", "arguments": {"what": what}}, timeout_seconds=20)
+            await call(upstream, "touch", caller, what=what)
             await asyncio.sleep(0.05)
+    assert caller.heard == []
 
 
 def test_what_changes_is_heard_by_whoever_listens(route: ServerRoute) -> None:
