@@ -20,7 +20,7 @@ import psutil
 
 from tests.processes import PROJECT, environment
 
-END_SECONDS = 15.0
+END_SECONDS = 60.0
 
 
 def main() -> None:
@@ -183,7 +183,7 @@ class Nursery:
             child.kill()
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(END_SECONDS)
 
 
 if __name__ == "__main__":
