@@ -582,6 +582,7 @@ def test_neither_listening_nor_answering_needs_a_connection_of_the_pool(
 
     async def work(upstream: Upstream) -> None:
         listening = [asyncio.create_task(upstream.listen({}, Ear())) for _ in range(3)]
+        await asyncio.to_thread(until_streamed, speaking)
         ear = Ear(accept)
         assert text_of(await call(upstream, "ask", ear, ids=["while the only connection is taken"]))
         assert not any(task.done() for task in listening)
