@@ -21,7 +21,7 @@ ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-WAIT_MILLISECONDS = 15_000
+WAIT_MILLISECONDS = 60_000
 
 driver = ThreadPoolExecutor(1, thread_name_prefix="browser")
 

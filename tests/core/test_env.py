@@ -63,7 +63,7 @@ def test_processes_that_start_together_agree_on_the_secrets(given):
         for _ in range(4)
     ]
 
-    answers = {start.communicate(timeout=60)[0] for start in starts}
+    answers = {start.communicate(timeout=180)[0] for start in starts}
 
     assert len(answers) == 1 and all(start.returncode == 0 for start in starts)
 
@@ -210,7 +210,7 @@ def test_every_variable_has_a_sentence():
 def test_the_start_ends_with_the_message_and_no_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "manage.py", "check"],
-        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60,
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=180,
         env={"PATH": os.environ["PATH"], "GATEHOUSE_DATA": str(tmp_path), "DATABSE_URL": "postgres://x/y"},
     )  # fmt: skip
 

@@ -23,14 +23,14 @@ class Evil:
 
     def seen(self, what: str) -> Any:
         """What it remembers: headers, calls, cancelled, sessions."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/_{what}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/_{what}", timeout=60) as answer:
             return json.loads(answer.read())
 
     def put(self, what: str, value: Any) -> None:
         """Change how it behaves."""
         body = json.dumps(value).encode()
         asked = urllib.request.Request(f"http://127.0.0.1:{self.port}/_{what}", data=body, method="PUT")
-        urllib.request.urlopen(asked, timeout=10).close()
+        urllib.request.urlopen(asked, timeout=60).close()
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_the_way_to_a_server_tells_its_breaker_and_when_a_crashing_process_is_st
 
     async def story() -> list[BreakerOut]:
         settings.BREAKER_FAILURES, settings.BREAKER_OPEN_SECONDS = 1, 10.0
-        way = Way(ServerRoute(new_id(), new_id(), "loop", "Loop", "stdio"), 1)
+        way = Way(ServerRoute(new_id(), new_id(), "loop", "Loop", "stdio"), 1, asyncio.ensure_future)
         states = [way.state(now=100.0)]
         for _ in range(3):
             way.count_crash(now=100.0, lived=1.0)

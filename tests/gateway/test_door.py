@@ -224,6 +224,7 @@ def test_a_session_that_was_ended_is_gone(live: Live, alice: Person) -> None:
     assert agent.send("tools/list").status == 404
 
 
+@pytest.mark.measured
 def test_an_open_stream_ends_soon_after_its_key_is_revoked(live: Live, alice: Person) -> None:
     made = auth.create_key(alice.actor, name="agent")
     agent = Agent(live.url, made.plain, LEGACY).open()

@@ -189,6 +189,7 @@ def test_no_more_calls_run_at_once_than_the_server_takes(world: World) -> None:
     run(story)
 
 
+@pytest.mark.measured
 def test_waiting_for_a_free_slot_ends_at_the_deadline_and_is_no_outage(world: World, settings: Any) -> None:
     settings.BREAKER_FAILURES = 2
     server = world.server("notes", max_concurrency=1, behaviour=hang)
@@ -205,6 +206,7 @@ def test_waiting_for_a_free_slot_ends_at_the_deadline_and_is_no_outage(world: Wo
     run(story)
 
 
+@pytest.mark.measured
 def test_a_hanging_server_fails_at_its_deadline_and_then_at_once(world: World, settings: Any) -> None:
     settings.BREAKER_FAILURES = 5
     settings.BREAKER_OPEN_SECONDS = 0.2
@@ -280,7 +282,7 @@ def test_a_crashing_child_is_started_again_but_ever_more_slowly(world: World, se
 
 
 def test_a_child_that_ended_often_waits_no_longer_than_the_breaker(world: World, settings: Any) -> None:
-    way = Way(world.routes[world.server("gone", transport="stdio")], 1)
+    way = Way(world.routes[world.server("gone", transport="stdio")], 1, asyncio.ensure_future)
 
     pauses = []
     for _ in range(2000):
@@ -393,6 +395,7 @@ def test_a_cancelled_call_leaves_its_slot_and_its_probe_to_others(world: World) 
     run(story)
 
 
+@pytest.mark.measured
 def test_a_server_that_does_not_open_fails_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(_: FakeUpstream) -> Hello:
         await asyncio.Event().wait()

@@ -101,7 +101,7 @@ def test_a_block_does_what_it_says(block, platform):
 
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
-        cwd=PROJECT, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=PROJECT, env={**os.environ, **env}, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -50,6 +50,7 @@ def meanwhile(work: Callable[[], object], *, callers: int) -> Iterator[None]:
             thread.join(30)
 
 
+@pytest.mark.measured
 def test_readers_who_do_not_read_hold_no_thread(house):
     with contextlib.ExitStack() as held:
         for _ in range(MANY):
@@ -72,6 +73,7 @@ def test_a_file_arrives_whole_in_parts_and_not_at_all(house):
     assert (head.status, head.body) == (200, b"")
 
 
+@pytest.mark.measured
 def test_a_flood_of_logins_keeps_nobody_waiting(house):
     def guess() -> None:
         house.anonymous.post(LOGIN, {"email": f"{uuid4()}@acme.example", "password": "wrong"}, timeout=60)
@@ -80,6 +82,7 @@ def test_a_flood_of_logins_keeps_nobody_waiting(house):
         assert seconds_for(house) < SOON_SECONDS
 
 
+@pytest.mark.measured
 def test_large_bodies_keep_nobody_waiting(house):
     body = json.dumps({"email": [1] * 1_000_000}).encode()
 
@@ -94,6 +97,7 @@ def test_a_login_of_many_bytes_is_refused(house):
     assert answer.json()["error"]["code"] == "TOO_LARGE"
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("path", ["/api/openapi.json", "/docs", "/redoc"])
 def test_readers_of_the_documents_keep_nobody_waiting(house, path):
     with meanwhile(lambda: house.anonymous.get(path, timeout=30), callers=8):

@@ -20,15 +20,17 @@ import psutil
 
 from tests.processes import PROJECT, environment
 
-END_SECONDS = 15.0
+END_SECONDS = 60.0
 
 
 def main() -> None:
     """Fork a child for every line until the input ends."""
     import django
+    from django.db import connections
 
     django.setup()
     preload()
+    connections.close_all()  # children of one connection would read each other's answers
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for a child
     print(os.getpid(), flush=True)
     for line in sys.stdin:
@@ -181,7 +183,7 @@ class Nursery:
             child.kill()
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(END_SECONDS)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 kills fifty workers and fifty of their children for each broker; without the variable a few of each.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -367,3 +369,45 @@ def test_a_job_that_needs_too_much_memory_shows_it_and_is_tried_again(alice, sta
     jobs.requeue_stale()
     wait_until(lambda: fresh(job).state == State.COMPLETED)
     assert (fresh(job).attempts, fresh(job).result) == (2, {"megabytes": 512})
+
+
+# Two beats ---------------------------------------------------------------------------------------------------------
+
+
+SCHEDULED = "tests.scheduled"
+EVERY_SECONDS = 3
+FIRINGS = 4
+
+
+def firings(stage: Stage) -> Iterator[datetime]:
+    """When each start of the test's schedule was sent, as beat itself says it: its messages expire so much later."""
+    with Celery(broker=stage.conf["broker_url"]).connection_for_read() as broker:
+        queue = broker.SimpleQueue(stage.conf["task_default_queue"])
+        last = time.monotonic()
+        while time.monotonic() < last + 60:
+            message = queue.get(timeout=60)
+            message.ack()
+            if message.headers["task"] == SCHEDULED:
+                last = time.monotonic()
+                yield datetime.fromisoformat(message.headers["expires"]) - timedelta(seconds=EVERY_SECONDS)
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("stage", ["RabbitMQ"], indirect=True)
+def test_of_two_beats_of_which_one_is_killed_in_turn_each_start_comes_once(stage):
+    jobs.ensure_schedule("tests", SCHEDULED, EVERY_SECONDS)
+    command = ("up", "--role", "beat")
+    beats = [stage.nursery.start(*command, env=stage.env, conf=stage.conf) for _ in range(2)]
+    wait_until(lambda: all("the beat is ready" in beat.output() for beat in beats))
+
+    seen, times = firings(stage), list[datetime]()
+    for number in range(FIRINGS):
+        times.append(next(seen))
+        if number % 2 == 0:
+            beats.pop(0).kill()
+        else:
+            beats.append(stage.nursery.start(*command, env=stage.env, conf=stage.conf))
+
+    gaps = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(times)]
+    assert min(gaps) > EVERY_SECONDS / 2, gaps
+    assert max(gaps) < 3 * EVERY_SECONDS, gaps

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 from typing import ClassVar
 
 import pytest
@@ -40,6 +41,24 @@ def test_making_it_again_changes_nothing_that_staff_edited():
 
     assert (again.pk, again.enabled, str(again.interval)) == (made.pk, False, "every 5 minutes")
     assert PeriodicTask.objects.filter(name="requeue").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_processes_that_start_together_make_a_schedule_once():
+    together = Barrier(4)
+
+    def start(_):
+        try:
+            together.wait(30)
+            return jobs.ensure_schedule("new", "jobs.requeue", 15).pk
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        made = set(pool.map(start, range(4)))
+
+    assert made == set(PeriodicTask.objects.filter(name="new").values_list("pk", flat=True))
+    assert len(made) == 1
 
 
 def test_a_task_that_was_renamed_is_followed():

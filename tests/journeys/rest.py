@@ -6,7 +6,7 @@ from typing import Any
 from tests.journeys.platform import Platform
 from tests.live import Client
 
-JOB_SECONDS = 30
+JOB_SECONDS = 120
 
 
 def signed_in(platform: Platform, role: str) -> Client:

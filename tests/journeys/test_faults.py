@@ -42,7 +42,7 @@ RECOVERY_SECONDS = 10
 SMALL_DISK = "8m"
 
 
-def wait_until(question: Any, seconds: float = 30) -> None:
+def wait_until(question: Any, seconds: float = 120) -> None:
     """Return as soon as the answer is yes."""
     deadline = time.monotonic() + seconds
     while not question():
@@ -316,7 +316,7 @@ def test_a_data_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path, 
 
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", f"{script} manage.py up"],
-        cwd=PROJECT, env=platform.env, capture_output=True, text=True, timeout=60, check=False,
+        cwd=PROJECT, env=platform.env, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
     assert done.returncode != 0

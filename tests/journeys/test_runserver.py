@@ -25,14 +25,14 @@ def developing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     made: dict[str, Any] = json.loads(_manage(env, "provision", "--org", "acme", "--json"))
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "manage.py", "runserver", str(port)]
-    with Process(command, ready=f"{url}/ready", env=env, start_seconds=60):
+    with Process(command, ready=f"{url}/ready", env=env, start_seconds=180):
         yield f"{url}/mcp", made["keys"]["developer"]
 
 
 def _manage(env: dict[str, str], *arguments: str) -> str:
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
-        cwd=Path(PROJECT), env=env, capture_output=True, text=True, timeout=60, check=True,
+        cwd=Path(PROJECT), env=env, capture_output=True, text=True, timeout=180, check=True,
     ).stdout  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Two web processes on one database: keys change under traffic (A14, K07), and what ends, ends in both within a second.
+"""Two web processes on one database: keys change under traffic (A14, K07), what ends, ends in both within a second, and
+what one of them waits for is answered through the other.
 
 Callers of every kind go on while signing keys, sealing keys and API keys are rotated by commands that are killed half
 way (SIGKILL) and started again: people with tokens that were signed before, people who refresh them and who sign in,
@@ -27,7 +28,9 @@ from django.db import connection
 from tests.auth.forge import ME
 from tests.fixtures.databases import fresh_database
 from tests.fixtures.faults import own_redis
-from tests.fixtures.servers import PROJECT, Process, evil_upstream, free_port
+from tests.fixtures.servers import PROJECT, Process, evil_upstream, free_port, revision_http
+from tests.gateway.agent import LEGACY
+from tests.gateway.speaker import Speaker
 from tests.house.canaries import Visitor
 from tests.journeys.platform import Platform
 from tests.journeys.rest import offered, signed_in
@@ -149,10 +152,10 @@ class House:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """`manage.py up`, and a second web process on the same data folder and the same database."""
-    port, second_port, upstream_port = free_port(), free_port(), free_port()
+    port, second_port, upstream_port, old_port = (free_port() for _ in range(4))
     settings = {
         "GATEHOUSE_PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{upstream_port}",
+        "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{upstream_port},127.0.0.1:{old_port}",
         "GATEHOUSE_LOG_LEVEL": "warning",
     }
     with ExitStack() as stack:
@@ -160,6 +163,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         if connection.vendor == "postgresql":
             settings["DATABASE_URL"] = stack.enter_context(fresh_database("two_webs"))
         stack.enter_context(evil_upstream(upstream_port))
+        stack.enter_context(revision_http(LEGACY, old_port))
         platform = stack.enter_context(
             Platform(tmp_path_factory.mktemp("two-webs"), "--no-demo", port=port, **settings)
         )
@@ -175,16 +179,17 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         second.is_warm = True
         stack.enter_context(second)
         made = House(platform, second, (platform.url, url), Client(f"http://127.0.0.1:{upstream_port}"), operator)
-        _move_in(made, upstream_port)
+        _move_in(made, upstream_port, old_port)
         yield made
 
 
-def _move_in(house: House, upstream_port: int) -> None:
+def _move_in(house: House, upstream_port: int, old_port: int) -> None:
     provisioned = house.platform.provision()
     house.accounts, house.keys = provisioned["users"], provisioned["keys"]
-    admin = signed_in(house.platform, "admin")
+    admin, developer = signed_in(house.platform, "admin"), signed_in(house.platform, "developer")
     body = {"name": "Upstream", "slug": "up", "url": f"http://127.0.0.1:{upstream_port}/mcp"}
-    house.server = f"/api/v1/mcp/servers/{offered(signed_in(house.platform, 'developer'), admin, body)['id']}"
+    house.server = f"/api/v1/mcp/servers/{offered(developer, admin, body)['id']}"
+    offered(developer, admin, {"name": "Of before", "slug": "old", "url": f"http://127.0.0.1:{old_port}/mcp"})
     added = admin.post(f"{house.server}/credentials", {"kind": "header", "header": "X-Vendor", "secret": SECRET})
     assert added.status == 201, added.text
     house.operator.done(
@@ -464,3 +469,48 @@ def test_what_ends_a_session_ends_access_and_refresh_in_both_processes_within_a_
     assert all(opened.pop("bystander").values()) and refreshed.pop("bystander") == [200, 200]
     assert not [(name, place) for name, places in opened.items() for place, is_open in places.items() if is_open]
     assert refreshed == {name: [401, 401] for name in names[1:5]}
+
+
+# Questions through the other one ------------------------------------------------------------------------------------
+
+WAYS = ((0, 1), (1, 0))
+ALICE = {"elicitation/create": {"action": "accept", "content": {"name": "Alice"}}}
+
+
+def speaker(house: House, revision: str, role: str = "developer") -> Speaker:
+    """A client before somebody who answers forms, which knows both addresses."""
+    return Speaker(house.urls, house.keys[role], revision, {"elicitation": {}}, ALICE)
+
+
+@pytest.mark.parametrize("revision", [LEGACY, REVISION])
+def test_a_question_is_answered_through_the_process_that_did_not_ask(house: House, revision: str) -> None:
+    """Of a session, by a message of its own; of a call that waits for its client, by the next round."""
+    client = speaker(house, revision)
+    client.begin()
+    said = []
+
+    for client.asks_at, client.answers_at in WAYS:
+        heard = client.use("old__ask", {"message": "Who?"})
+        assert [question["params"]["message"] for question in heard.questions] == ["Who?"]
+        said.append(heard.result["content"][0]["text"])
+
+    client.end()
+    assert said == ["accept: Alice"] * 2
+
+
+def test_a_call_that_waits_in_another_process_is_continued_by_its_caller_alone(house: House) -> None:
+    mine, stranger = speaker(house, REVISION), speaker(house, REVISION, "admin")
+    call = {"name": "old__ask", "arguments": {"message": "Who?"}}
+    asked = mine.once("tools/call", call).result
+    continued = {
+        **call, "requestState": asked["requestState"],
+        "inputResponses": dict.fromkeys(asked["inputRequests"], ALICE["elicitation/create"]),
+    }  # fmt: skip
+
+    for stranger.asks_at in (0, 1):
+        refused = stranger.once("tools/call", continued).error
+        assert refused["code"] == -32602 and "requestState" in refused["data"]["details"]["fields"]
+
+    mine.asks_at = 1
+    assert mine.once("tools/call", continued).result["content"][0]["text"] == "accept: Alice"
+    assert "ended" in mine.once("tools/call", continued).error["data"]["details"]["fields"]["requestState"][0]

@@ -99,7 +99,7 @@ def test_the_printed_account_opens_the_api(platform):
 
     done = subprocess.run(
         ["curl", "-sf", f"{platform.url}/api/v1/auth/login", "-H", "Content-Type: application/json", "-d", body],
-        capture_output=True, text=True, timeout=20, check=False,
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
     assert json.loads(done.stdout)["access"]
@@ -163,7 +163,7 @@ def test_two_that_start_at_once_on_one_database_both_come_up(tmp_path):
         for each in both
     ]
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not all(url_answers(f"{each.url}/ready") for each in both) and time.monotonic() < deadline:
             assert [process.stderr.read() for process in started if process.poll() is not None] == []
             time.sleep(0.1)
@@ -171,7 +171,7 @@ def test_two_that_start_at_once_on_one_database_both_come_up(tmp_path):
     finally:
         for process in started:
             process.terminate()
-            process.wait(15)
+            process.wait(60)
 
 
 @pytest.mark.parametrize(("number", "statuses"), [(signal.SIGINT, {0, 130}), (signal.SIGTERM, {0})])

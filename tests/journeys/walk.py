@@ -20,7 +20,7 @@ from tests.journeys.platform import Platform
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
-FOUND_SECONDS = 30
+FOUND_SECONDS = 120
 FENCE = r"```{}\n(.*?)```"
 
 

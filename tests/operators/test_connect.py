@@ -140,7 +140,7 @@ def test_claude_desktops_program_serves_the_demo(tmp_path):
     with Platform(tmp_path) as platform:
         made = subprocess.run(
             [sys.executable, "manage.py", "connect", "claude-desktop", "--key", platform.demo_key()],
-            env=platform.env, capture_output=True, text=True, check=True, timeout=60,
+            env=platform.env, capture_output=True, text=True, check=True, timeout=180,
         )  # fmt: skip
         server = server_of(made.stdout)
         hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
@@ -149,7 +149,7 @@ def test_claude_desktops_program_serves_the_demo(tmp_path):
         bare = {name: value for name, value in clean_environment().items() if name in ("PATH", "HOME")}
         done = subprocess.run(
             [server["command"], *server["args"]], env={**bare, **server["env"]}, cwd="/",
-            input=json.dumps(hello) + "\n", capture_output=True, text=True, check=False, timeout=60,
+            input=json.dumps(hello) + "\n", capture_output=True, text=True, check=False, timeout=180,
         )  # fmt: skip
 
     assert json.loads(done.stdout.splitlines()[0])["result"]["serverInfo"], done.stderr

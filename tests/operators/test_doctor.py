@@ -18,7 +18,7 @@ from tests.fixtures import warm
 from tests.fixtures.servers import PROJECT, evil_upstream, free_port
 from tests.journeys.platform import Platform, clean_environment
 
-SLOWEST_BEAT_SECONDS = 60
+SLOWEST_BEAT_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def test_an_empty_folder_is_led_to_a_running_platform_by_cures_alone(tmp_path):
         assert wrong(doctor("", env)[0]) == []
     finally:
         up.terminate()
-        up.wait(30)
+        up.wait(60)
 
 
 @pytest.mark.slow_process

@@ -47,7 +47,7 @@ class Evil:
     def control(self, what: str, method: str = "GET", content: Any = None) -> Any:
         """Ask for, change or forget what it remembers."""
         body = None if content is None else json.dumps(content).encode()
-        with urlopen(Request(f"http://127.0.0.1:{self.port}/_{what}", data=body, method=method), timeout=10) as answer:
+        with urlopen(Request(f"http://127.0.0.1:{self.port}/_{what}", data=body, method=method), timeout=60) as answer:
             return json.loads(answer.read())
 
     def offer(self, *tools: Any) -> None:

@@ -131,6 +131,18 @@ def test_text_that_may_steer_a_model_is_flagged_wherever_it_stands(text: str, co
     assert [warning["where"] for warning in warnings_of(hidden)] == ["inputSchema.properties.a.description"]
 
 
+def test_a_schema_that_nobody_can_be_held_to_is_flagged() -> None:
+    itself = {"type": "object", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}
+    pattern = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<!a)b"}}}
+
+    told = warnings_of(tool(inputSchema=itself, outputSchema=pattern))
+
+    assert [(each["code"], each["where"]) for each in told] == [
+        ("not_enforced", "inputSchema"), ("not_enforced", "outputSchema"),
+    ]  # fmt: skip
+    assert "applies to itself" in told[0]["message"]
+
+
 def test_a_difference_can_be_read() -> None:
     after = tool(description="Adds, and mails.\u200b")
     after["inputSchema"]["properties"]["to"] = {"type": "string"}

@@ -116,7 +116,7 @@ def names(monkeypatch: Any) -> Iterator[dict[str, list[str]]]:
     yield answers
 
 
-async def get(url: str, seconds: float = 3) -> bytes:
+async def get(url: str, seconds: float = 30) -> bytes:
     """The body of an answer."""
     async with egress.request("GET", url, timeout_seconds=seconds) as response:
         return await egress.read_limited(response, limit_bytes=1000)

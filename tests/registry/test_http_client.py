@@ -21,12 +21,12 @@ ERAS = ("2025-11-25", "2026-07-28")
 ANSWERS = ("json", "sse")
 
 
-async def call(upstream: StreamableHttp, name: str, seconds: float = 5, **arguments: Any) -> dict[str, Any]:
+async def call(upstream: StreamableHttp, name: str, seconds: float = 30, **arguments: Any) -> dict[str, Any]:
     """One tool call."""
     return await upstream.request("tools/call", {"name": name, "arguments": arguments}, timeout_seconds=seconds)
 
 
-def called(route: ServerRoute, name: str, seconds: float = 5, **arguments: Any) -> dict[str, Any]:
+def called(route: ServerRoute, name: str, seconds: float = 30, **arguments: Any) -> dict[str, Any]:
     """Open, call once, close."""
 
     async def work() -> dict[str, Any]:
@@ -159,7 +159,7 @@ def test_a_server_that_dies_in_the_middle_of_its_answer_gives_a_clean_error(own_
     with pytest.raises(BackendError, match=r"broke off|ended its answer"):
         called(make_route(url=own_evil.url, protocol_version="2026-07-28"), "crash")
     assert own_evil.process.popen is not None
-    own_evil.process.popen.wait(5)
+    own_evil.process.popen.wait(30)
     with pytest.raises(BackendDown, match="cannot be reached"):
         called(make_route(url=own_evil.url, protocol_version="2026-07-28"), "echo", text="x")
 

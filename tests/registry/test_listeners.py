@@ -522,9 +522,12 @@ def test_a_server_without_a_stream_of_notices_is_asked_for_it_once(settings: Any
 def test_a_server_that_answers_404_and_keeps_its_session_has_no_stream_either(settings: Any) -> None:
     nothing, pong = http(b"", status="404 Not Found"), http(b'{"jsonrpc":"2.0","id":3,"result":{}}')
 
-    requests = scripted(settings, nothing, pong, until=lambda _, server: len(server.requests) == 4, ear=Ear())
+    requests = scripted(
+        settings, nothing, pong, until=lambda _, server: len(server.requests) == 4, ear=Ear(), quiet_seconds=2
+    )
 
     assert b'"ping"' in requests[3]
+    assert len(requests) == 4
 
 
 def test_a_question_on_that_stream_is_answered_by_whoever_listens(settings: Any) -> None:
@@ -537,6 +540,28 @@ def test_a_question_on_that_stream_is_answered_by_whoever_listens(settings: Any)
     requests = scripted(settings, stream, until=lambda _, server: len(server.requests) == 4, ear=Ear(answer))
 
     assert b'{"jsonrpc":"2.0","id":"q1","result":{"roots":[{"uri":"file:///home"}]}}' in requests[3]
+
+
+def test_all_who_listen_to_a_session_share_its_one_stream_of_notices(speaking: Evil) -> None:
+    async def work(upstream: Upstream) -> None:
+        listening = [asyncio.create_task(upstream.listen({}, Ear())) for _ in range(3)]
+        await call(upstream, "echo", Ear(), text="x")
+        listening.pop().cancel()
+        await asyncio.to_thread(until_streamed, speaking)
+        await call(upstream, "echo", Ear(), text="x")
+        assert not any(task.done() for task in listening)
+
+    opened(evil_route(speaking), work)
+
+    assert [seen[":method"] for seen in speaking.control("headers")].count("GET") == 1
+
+
+def until_streamed(evil: Evil) -> None:
+    """Wait until somebody has opened the stream of notices."""
+    deadline = time.monotonic() + WAITS
+    while "GET" not in [seen[":method"] for seen in evil.control("headers")]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_what_a_server_says_too_fast_on_that_stream_waits_in_the_network(settings: Any, monkeypatch: Any) -> None:
@@ -557,6 +582,7 @@ def test_neither_listening_nor_answering_needs_a_connection_of_the_pool(
 
     async def work(upstream: Upstream) -> None:
         listening = [asyncio.create_task(upstream.listen({}, Ear())) for _ in range(3)]
+        await asyncio.to_thread(until_streamed, speaking)
         ear = Ear(accept)
         assert text_of(await call(upstream, "ask", ear, ids=["while the only connection is taken"]))
         assert not any(task.done() for task in listening)

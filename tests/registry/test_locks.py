@@ -26,6 +26,6 @@ def test_a_credential_is_added_while_the_row_of_its_server_is_held(alice):
 
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
         _locked(server)
-        pool.submit(add_credential, server).result(timeout=5)
+        pool.submit(add_credential, server).result(timeout=60)
 
     assert Credential.objects.filter(server=server).count() == 1

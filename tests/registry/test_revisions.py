@@ -1,9 +1,7 @@
 """Every dated revision of the protocol, over HTTP and stdio, against a server that speaks that one and no other."""
 
 import asyncio
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -26,22 +24,9 @@ TOOLS_CHANGED, UPDATED = "notifications/tools/list_changed", "notifications/reso
 
 @pytest.fixture(scope="module")
 def ports() -> Iterator[Mapping[str, int]]:
-    """A server of each revision over HTTP; they start at the same time."""
-    found = {revision: servers.free_port() for revision in REVISIONS}
-    with ExitStack() as stack:
-        started = [
-            stack.enter_context(servers.Process([*command(revision), "--port", str(port)]))
-            for revision, port in found.items()
-        ]
-        for process, port in zip(started, found.values(), strict=True):
-            process.ready = port
-            process.wait_ready()
+    """A server of each revision over HTTP."""
+    with servers.revisions_http(REVISIONS) as found:
         yield found
-
-
-def command(revision: str) -> list[str]:
-    """The command line without the way."""
-    return [sys.executable, "-m", "tests.fixtures.revisions", "--revision", revision]
 
 
 @pytest.fixture(params=WAYS, ids="-over-".join)
@@ -49,7 +34,7 @@ def route(request: Any, ports: Mapping[str, int], settings: Any) -> ServerRoute:
     """The way to a server of one revision; it is not known yet which one that is."""
     revision, way = request.param
     if way == "stdio":
-        started = [sys.executable, str(servers.FIXTURES / "revisions.py"), "--revision", revision, "--stdio"]
+        started = servers.revisions_stdio_command(revision)
         settings.STDIO_ALLOW = (" ".join(started),)
         return make_route(transport="stdio", command=tuple(started), timeout_seconds=20.0, environment=revision)
     settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{ports[revision]}"})
@@ -136,12 +121,16 @@ def test_a_result_that_asks_is_given_to_nobody_who_does_not_listen(route: Server
 
 
 async def hear_of(upstream: Upstream, ear: Ear, what: str, method: str) -> None:
-    """Change something until it is heard: whoever has just begun to listen may not do so yet."""
-    before = len(ear.of(method))
+    """Change something until it is heard: whoever has just begun to listen may not do so yet.
+
+    Whoever makes the call that changes something does not hear of it by that.
+    """
+    before, caller = len(ear.of(method)), Ear()
     async with asyncio.timeout(60):
         while len(ear.of(method)) == before:
-            await upstream.request("tools/call", {"name": "touch", "arguments": {"what": what}}, timeout_seconds=20)
+            await call(upstream, "touch", caller, what=what)
             await asyncio.sleep(0.05)
+    assert caller.heard == []
 
 
 def test_what_changes_is_heard_by_whoever_listens(route: ServerRoute) -> None:
@@ -172,7 +161,7 @@ def test_what_changes_is_heard_by_whoever_listens(route: ServerRoute) -> None:
 def test_listening_survives_a_restart_of_the_server(revision: str, settings: Any) -> None:
     port = servers.free_port()
     settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{port}"})
-    server = servers.Process([*command(revision), "--port", str(port)], ready=port)
+    server = servers.revision_http(revision, port)
     route = make_route(url=f"http://127.0.0.1:{port}/mcp", protocol_version=revision, timeout_seconds=20.0)
 
     async def work(upstream: Upstream) -> None:

@@ -80,7 +80,7 @@ class Server:
         return self.answer(message)
 
 
-def outcome(settings: Any, server: Server, *, seconds: float = 2.0, then: Callable[[Sse], Any] | None = None) -> Any:
+def outcome(settings: Any, server: Server, *, seconds: float = 30.0, then: Callable[[Sse], Any] | None = None) -> Any:
     """What opening, and what comes after it, gives, or its error."""
 
     async def whole() -> Any:
@@ -109,7 +109,7 @@ async def until(is_so: Callable[[], bool]) -> None:
     raise AssertionError("That did not happen.")
 
 
-async def echo(upstream: Sse, seconds: float = 2) -> Any:
+async def echo(upstream: Sse, seconds: float = 30) -> Any:
     """One call."""
     return await upstream.request("tools/call", {"name": "echo", "arguments": {}}, timeout_seconds=seconds)
 

@@ -52,7 +52,7 @@ def opened(route: ServerRoute, work: Callable[[Upstream], Awaitable[Any]]) -> An
     return run(whole)
 
 
-async def call(upstream: Upstream, name: str, seconds: float = 10, **arguments: Any) -> dict[str, Any]:
+async def call(upstream: Upstream, name: str, seconds: float = 60, **arguments: Any) -> dict[str, Any]:
     """One tool call."""
     return await upstream.request("tools/call", {"name": name, "arguments": arguments}, timeout_seconds=seconds)
 

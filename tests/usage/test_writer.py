@@ -79,6 +79,7 @@ def test_odd_values_are_written_as_far_as_the_database_holds_them(alice):
     assert stored() == 2
 
 
+@pytest.mark.measured
 @pytest.mark.django_db(transaction=True)
 def test_events_are_written_within_half_a_second(alice):
     usage.start_writer()

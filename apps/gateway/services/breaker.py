@@ -22,6 +22,7 @@ class Breaker:
         self.server = server
         self.failures = 0
         self.opened_at: float | None = None
+        self.on_change: Callable[[], None] = _nobody_minds
         self._is_probing = False
         self._is_outage = is_outage
         self._clock = clock
@@ -44,7 +45,7 @@ class Breaker:
     def check(self) -> None:
         """Raise BackendDown when a call would be refused now; changes nothing."""
         if self.is_open and (self.wait_seconds > 0 or self._is_probing):
-            raise self._refusal(self.wait_seconds)
+            raise self.refusal()
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -71,20 +72,40 @@ class Breaker:
         else:
             self._close()
 
+    def follow(self, wait_seconds: float) -> None:
+        """Leave the server alone for so long, as another process does; 0: the next call probes."""
+        self.failures = max(self.failures, settings.BREAKER_FAILURES)
+        left = min(wait_seconds, settings.BREAKER_OPEN_SECONDS)
+        self.opened_at = self._clock() - settings.BREAKER_OPEN_SECONDS + left
+
+    def forget(self) -> None:
+        """Another process has seen that the server is back."""
+        self.failures = 0
+        self.opened_at = None
+
     def _count_failure(self, *, is_probe: bool) -> None:
         self.failures += 1
         if is_probe or (self.opened_at is None and self.failures >= settings.BREAKER_FAILURES):
             self.opened_at = self._clock()
+            self.on_change()
 
     def _close(self) -> None:
+        was_open = self.is_open
         self.failures = 0
         self.opened_at = None
         self._is_probing = False
+        if was_open:
+            self.on_change()
 
-    def _refusal(self, wait: float) -> BackendDown:
-        seconds = max(1, round(wait))
+    def refusal(self) -> BackendDown:
+        """What a call is told that is not let through."""
+        seconds = max(1, round(self.wait_seconds))
         return BackendDown(
             f"The server {self.server} has failed {self.failures} times in a row and is left alone for now."
             f" Try again in {seconds} s, or use another tool; an admin can look at it under Servers.",
             details={"server": self.server, "retry_after": seconds},
         )
+
+
+def _nobody_minds() -> None:
+    """Where nobody wants to know that the breaker has opened or closed."""

@@ -15,8 +15,9 @@ from apps.core.threads import in_thread
 from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
 from apps.gateway.services.asking import NEEDED_FOR, Ask
 from apps.gateway.services.catalogue import EVERYTHING, called_at, snapshot_for
+from apps.gateway.services.checking import Checks, checks_of
 from apps.gateway.services.hearing import CallListener
-from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
+from apps.gateway.services.offers import Offer, Tool, UnknownResource, UnknownTool, action_of
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import (
     INPUT_REQUIRED,
@@ -37,6 +38,9 @@ from apps.usage import services as usage
 _LONGEST_NAME = 200
 _kept_results = ResultCache()
 NOBODY = Ask()
+_UNKNOWN_METHOD, _INVALID_PARAMS, _RESOURCE_NOT_FOUND = -32601, -32602, -32002
+_DECLARES_COMPLETIONS = "2025-03-26"
+_NO_COMPLETION = {"completion": {"values": [], "total": 0, "hasMore": False}}
 _NEEDED = {"prompts/get": "messages", "resources/read": "contents", "completion/complete": "completion"}
 
 
@@ -97,7 +101,12 @@ async def read_resource(actor: Actor, *, uri: str, ask: Ask = NOBODY) -> dict[st
         view = await _view(actor, ask)
         found = view.find_resource(uri)
         errand = Errand.to(found.offer, view, "resources/read", {"uri": found.uri})
-        result = await _carry(actor, errand, ask, meter)
+        try:
+            result = await _carry(actor, errand, ask, meter)
+        except registry.UpstreamError as error:
+            if not _says_it_is_not_there(error, found.uri):
+                raise
+            raise UnknownResource.at(uri) from error
         return _under_its_uri(result, found.uri, uri) if uri != found.uri else result
 
 
@@ -109,7 +118,10 @@ async def complete(
     context: Mapping[str, Any] | None = None,
     ask: Ask = NOBODY,
 ) -> dict[str, Any]:
-    """What an argument of a prompt or of a template may be; nothing where its server does not complete."""
+    """What an argument of a prompt or of a template may be; nothing where its server does not complete.
+
+    A server of 2024-11-05 had no way to declare that it completes: it is asked, and may not know the method.
+    """
     kind, named = reference.get("type"), reference.get("name" if reference.get("type") == "ref/prompt" else "uri")
     meter = _Meter(actor, ask.endpoint, "completion/complete", str(named), bytes_in=size_of(argument))
     with meter:
@@ -117,10 +129,16 @@ async def complete(
         offer = view.find_prompt(str(named)) if kind == "ref/prompt" else _addressed(view, str(named))
         own = {"type": kind, ("name" if kind == "ref/prompt" else "uri"): offer.upstream.name}
         route = await upstreams().route(offer.upstream.server_id, view.revision)
-        if route.capabilities and "completions" not in route.capabilities:
-            return {"completion": {"values": [], "total": 0, "hasMore": False}}
+        is_declared = "completions" in route.capabilities
+        if route.capabilities and not is_declared and route.protocol_version >= _DECLARES_COMPLETIONS:
+            return dict(_NO_COMPLETION)
         params = {"ref": own, "argument": dict(argument), **({"context": dict(context)} if context else {})}
-        return await _carry(actor, Errand.to(offer, view, "completion/complete", params), ask, meter)
+        try:
+            return await _carry(actor, Errand.to(offer, view, "completion/complete", params), ask, meter)
+        except registry.UpstreamError as error:
+            if is_declared or error.rpc_code != _UNKNOWN_METHOD:
+                raise
+            return dict(_NO_COMPLETION)
 
 
 def _addressed(view: View, uri: str) -> Offer:
@@ -158,18 +176,26 @@ async def _carry_tool(
     item = tool.upstream
     if item is None:
         raise UnknownTool
+    checks = await checks_of(item)
+    await checks.check_arguments(tool.name, arguments)
     errand = Errand.to(tool, view, "tools/call", {"name": item.name, "arguments": arguments})
     await _take_turn(actor, errand)
     if not (item.cache_seconds and item.reads_only):
-        return passed_on(*await _ask_server(actor, errand, ask))
+        return await _ask_tool(actor, errand, ask, checks)
     # The credentials belong to the server and the revision changes with them: nobody sees what another one's opened.
     key = (actor.organization_id, item.server_id, view.revision, item.name, canonical(arguments))
     kept = _kept_results.get(key)
     if kept is None:
-        kept = passed_on(*await _ask_server(actor, errand, ask))
+        kept = await _ask_tool(actor, errand, ask, checks)
         if kept[0].get("resultType") != INPUT_REQUIRED:
             _kept_results.keep(key, *kept, seconds=item.cache_seconds)
     return kept
+
+
+async def _ask_tool(actor: Actor, errand: Errand, ask: Ask, checks: Checks) -> tuple[dict[str, Any], int]:
+    result, route = await _ask_server(actor, errand, ask)
+    await checks.check_result(result, route)
+    return passed_on(result, route)
 
 
 async def _carry(actor: Actor, errand: Errand, ask: Ask, meter: "_Meter") -> dict[str, Any]:
@@ -220,6 +246,12 @@ async def _ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str,
 
 def _can_be_asked(capabilities: Mapping[str, Any]) -> bool:
     return any(name in capabilities for name in NEEDED_FOR.values())
+
+
+def _says_it_is_not_there(error: registry.UpstreamError, uri: str) -> bool:
+    """Whether a server says that it has no such resource: until 2025-11-25 by a code, then by naming the URI."""
+    named = error.data.get("uri") if isinstance(error.data, Mapping) else None
+    return error.rpc_code == _RESOURCE_NOT_FOUND or (error.rpc_code == _INVALID_PARAMS and named == uri)
 
 
 def _under_its_uri(result: dict[str, Any], own: str, listed: str) -> dict[str, Any]:

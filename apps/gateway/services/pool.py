@@ -56,9 +56,10 @@ class Upstreams:
         """
         way = await self._way(server_id, revision)
         deadline = self._loop.time() + way.route.timeout_seconds
+        way.agreement.look()
         try:
             way.breaker.check()
-            async with self._slot(way, deadline):
+            async with self._slot(way, deadline), _probing(way):
                 with way.breaker.guard():
                     return await self._send(way, caller, method, params, deadline, listener=listener), way.route
         except BackendError as error:
@@ -330,11 +331,14 @@ class Upstreams:
         route = await in_thread(registry.server_route, server_id)
         way = self._ways.get(server_id)
         if way is None:
-            way = self._ways[server_id] = Way(route, revision)
+            way = Way(route, revision, self._start)
+            await way.agreement.begin()
+            self._ways[server_id] = way
         elif way.route == route:
             way.revision = revision
         else:
             self._retire_all(way)
+            way.agreement.withdraw()
             way.take_route(route, revision)
         return way
 
@@ -349,6 +353,20 @@ class Upstreams:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has seen it; asyncio need not warn
+
+
+@asynccontextmanager
+async def _probing(way: Way) -> AsyncIterator[None]:
+    """Where a call is the probe of a server that failed, see that no other process sends one at the same time."""
+    agreement, changes = way.agreement, way.agreement.changes
+    if not way.breaker.is_half_open:
+        yield
+        return
+    await agreement.claim()
+    try:
+        yield
+    finally:
+        agreement.release(changes)
 
 
 _upstreams: dict[asyncio.AbstractEventLoop, Upstreams] = {}

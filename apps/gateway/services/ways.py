@@ -16,6 +16,7 @@ from uuid import UUID
 from django.conf import settings
 
 from apps.core.errors import BackendError, BackendTimeout
+from apps.gateway.services.agreement import Agreement, Start
 from apps.gateway.services.asking import Client, Silent
 from apps.gateway.services.breaker import Breaker
 from apps.gateway.services.outages import Paused, is_outage
@@ -68,7 +69,8 @@ class Link:
 class Way:
     """All that this process holds about one server."""
 
-    def __init__(self, route: registry.ServerRoute, revision: int) -> None:
+    def __init__(self, route: registry.ServerRoute, revision: int, start: Start) -> None:
+        self._start = start
         self.links: dict[str, Link] = {}
         self.crashes = 0
         self.start_after = 0.0
@@ -80,6 +82,7 @@ class Way:
         self.revision = revision
         self.slots = asyncio.Semaphore(route.max_concurrency)
         self.breaker = Breaker(route.slug, is_outage=is_outage)
+        self.agreement = Agreement(route, self.breaker, self._start)
 
     def place_of(self, caller: Caller) -> tuple[str, float]:
         """Which link may carry the caller's calls, and how long it stays without any."""

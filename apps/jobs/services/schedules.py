@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
@@ -21,18 +23,23 @@ def ensure_schedule(name: str, task: str, every_seconds: float) -> PeriodicTask:
     """
     periodic = PeriodicTask.objects.filter(name=name).first()
     if periodic is None:
-        periodic, _ = PeriodicTask.objects.get_or_create(
-            name=name,
-            defaults={
-                "task": task,
-                "interval": _interval(every_seconds),
-                "expire_seconds": max(1, round(every_seconds)),
-            },
-        )
+        periodic = _make(name, task, every_seconds)
     if periodic.task != task:
         periodic.task = task
         periodic.save()
     return periodic
+
+
+def _make(name: str, task: str, every_seconds: float) -> PeriodicTask:
+    expires = max(1, round(every_seconds))
+    try:
+        with transaction.atomic():
+            return PeriodicTask.objects.create(
+                name=name, task=task, interval=_interval(every_seconds), expire_seconds=expires
+            )
+    except (ValidationError, IntegrityError):
+        # Another process that starts at the same time was quicker: it is the model or the database that sees it first.
+        return PeriodicTask.objects.get(name=name)
 
 
 @dataclass(frozen=True, slots=True)

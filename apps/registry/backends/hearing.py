@@ -36,6 +36,11 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 
 QUESTIONS = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
+CHANGES = frozenset({
+    "notifications/tools/list_changed", "notifications/prompts/list_changed", "notifications/resources/list_changed",
+    "notifications/resources/updated",
+})  # fmt: skip
+"""What concerns whoever listens, also where it is said while a request of somebody else is carried out."""
 PROGRESS = "notifications/progress"
 CANCELLED = "notifications/cancelled"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
@@ -130,7 +135,7 @@ class Hearing:
     exchanges: dict[int, Exchange] = field(default_factory=dict)
     subscriptions: dict[int, Listener] = field(default_factory=dict)
     standing: list[Listener] = field(default_factory=list)
-    """Who listens to a connection that has no listener of its own."""
+    """Who listens to the connection, for now."""
     _questions: dict[str | int, _Question] = field(default_factory=dict)
     _answered: "OrderedDict[str | int, None]" = field(default_factory=OrderedDict)
     _allowance: Allowance = field(default_factory=Allowance)
@@ -171,7 +176,7 @@ class Hearing:
     ) -> bool:
         """Hand on a notification or a question. False for what was dropped: nobody listens, or too many come.
 
-        `exchange` is the request on whose own stream it came, `listener` who listens to the stream that it came on.
+        `exchange` is the request on whose own stream it came, `listener` who alone listens to the stream it came on.
         """
         if wire.is_request(message):
             return self._asked(message, size, exchange, listener)
@@ -192,18 +197,19 @@ class Hearing:
             listener = self.subscriptions.get(subscription)
             if listener is None:
                 return False
-        belongs_to = exchange if exchange or listener else self._only_one()
-        if listener or belongs_to is None:
-            heard_by = [listener] if listener else self._of_the_connection()
-            return self._tell(heard_by, method, params, self._allowance, size)
-        return self._tell([belongs_to.listener], method, params, belongs_to.allowance, size)
+        belongs_to = exchange or self._only_one()
+        if listener is None and belongs_to is not None and not (method in CHANGES and self._of_the_connection()):
+            return self._tell([belongs_to.listener], method, params, belongs_to.allowance, size)
+        return self._tell([listener] if listener else self._of_the_connection(), method, params, self._allowance, size)
 
     def _only_one(self) -> Exchange | None:
         """Whom a notice belongs to that says nothing of it."""
         return next(iter(self.exchanges.values())) if self.is_shared and len(self.exchanges) == 1 else None
 
     def _of_the_connection(self) -> Sequence[Listener]:
-        return [self.listener] if self.listener else self.standing
+        if self.listener is None:
+            return self.standing
+        return [self.listener, *(each for each in self.standing if each is not self.listener)]
 
     def _progressed(self, params: dict[str, Any], size: int) -> bool:
         """Progress belongs to the request that we gave its token to, wherever it is told."""

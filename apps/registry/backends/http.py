@@ -47,6 +47,7 @@ class StreamableHttp:
         self.route = route
         self._ours = ours or wire.introduction(None, None)
         self._listener = listener
+        self._listeners: list[Listener] = []
         self._secrets: Sequence[str] | None = None
         self.voice = self._voice_of("")
         self._is_open = False
@@ -55,6 +56,7 @@ class StreamableHttp:
         self._background: set[asyncio.Task[None]] = set()
         self._standing = Standing()
         self._side: egress.Pool | None = None
+        self._telling: asyncio.Task[None] | None = None
         self.renewed, self._ended = asyncio.Event(), asyncio.Event()
 
     @property
@@ -108,7 +110,24 @@ class StreamableHttp:
         """Hear what the server says unasked, on a stream that takes no connection away from requests."""
         if not self._is_open:
             raise BackendDown(f"The connection to {self.route.slug} is closed.")
-        await while_open(self._ended, Notices(self, notices, listener).hear())
+        await while_open(self._ended, self._listen(notices, listener))
+
+    async def _listen(self, notices: Mapping[str, Any], listener: Listener) -> None:
+        while True:
+            if self.voice.meta is not None:
+                await Notices(self, notices, listener).hear()
+                continue
+            self._listeners.append(listener)
+            try:
+                if self._telling is None or self._telling.done():
+                    self._telling = self._in_background(Notices(self).hear())
+                await asyncio.wait({self._telling})
+                if not self._telling.cancelled() and (error := self._telling.exception()):
+                    raise error
+            finally:
+                self._listeners.remove(listener)
+                if not self._listeners and self._telling is not None:
+                    self._telling.cancel()
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification; the 2026 era has none over HTTP."""
@@ -174,6 +193,7 @@ class StreamableHttp:
             listener=self._listener,
             may_ask=meta is None,
             is_shared=False,
+            standing=self._listeners,
         )
         return Voice(version, session_id, meta, headers, hearing)
 
@@ -355,10 +375,11 @@ class StreamableHttp:
             ):
                 pass
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
 
 def _deadline(seconds: float) -> float:

@@ -1,7 +1,8 @@
 """The stream on which a server over streamable HTTP says what nobody asked, in both eras of the protocol.
 
-Before 2026 that is the answer to a GET, resumed where it broke off; since then the answer to `subscriptions/listen`,
-which cannot be resumed. The stream keeps a connection for as long as it is heard, so it has a pool of its own.
+Before 2026 that is the answer to a GET, resumed where it broke off; a session has one, which all who listen share.
+Since then it is the answer to `subscriptions/listen`, which everybody asks for themselves, and cannot be resumed. The
+stream keeps a connection for as long as it is heard, so it has a pool of its own.
 """
 
 import asyncio
@@ -32,9 +33,11 @@ _PERHAPS_OVER = (400, 404)
 
 
 class Notices:
-    """What one listener hears of one server, through restarts of that server and changes of its era."""
+    """What is heard of one server, through its restarts; without a listener, by whoever listens to the connection."""
 
-    def __init__(self, upstream: "StreamableHttp", notices: Mapping[str, Any], listener: Listener) -> None:
+    def __init__(
+        self, upstream: "StreamableHttp", notices: Mapping[str, Any] | None = None, listener: Listener | None = None
+    ) -> None:
         self._upstream = upstream
         self._notices = notices
         self._listener = listener
@@ -42,12 +45,14 @@ class Notices:
         self._pauses = Pauses()
 
     async def hear(self) -> None:
-        """Keep a stream open, until cancelled."""
+        """Keep a stream open, until cancelled or until the server speaks another era."""
         upstream, voice = self._upstream, self._upstream.voice
         session = egress.new_session()
         try:
             while True:
                 renewed = upstream.renewed
+                if (upstream.voice.meta is None) != (voice.meta is None):
+                    return
                 if upstream.voice is not voice:
                     voice, self._place = upstream.voice, Place()
                 try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from apps.core.doors import is_deeper_than
+from apps.core.json_schema import Checker, NotEnforced
 from apps.registry.backends.base import ParamHeaders
 from apps.registry.models import CapabilityKind
 from apps.registry.services.names import refusal_of_name
@@ -104,7 +105,7 @@ def _refusal_of_tool(definition: dict[str, Any]) -> str:
 
 
 def warnings_of(definition: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What looks wrong in the texts of a definition, for people to judge."""
+    """What looks wrong in a definition, for people to judge: its texts, and schemas that nobody can hold it to."""
     found: dict[str, dict[str, str]] = {}
     for path, text in _texts(definition):
         for code, message, pattern in _SUSPICIONS:
@@ -112,7 +113,16 @@ def warnings_of(definition: Mapping[str, Any]) -> list[dict[str, str]]:
                 found[code] = {"code": code, "message": message, "where": path}
         if "long" not in found and len(text) > LONG_TEXT:
             found["long"] = {"code": "long", "message": f"A text has {len(text)} characters.", "where": path}
-    return list(found.values())
+    return [*found.values(), *_unenforced(definition)]
+
+
+def _unenforced(definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    for key in ("inputSchema", "outputSchema"):
+        try:
+            Checker(definition.get(key, True))
+        except NotEnforced as why:
+            message = f"What passes is not checked against its {key}: {why}."
+            yield {"code": "not_enforced", "message": message, "where": key}
 
 
 def shown(text: Any) -> str:
