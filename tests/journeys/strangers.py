@@ -23,7 +23,7 @@ from tests.journeys.agents import ERAS, connected
 
 SECONDS = 60
 TOOL_ERROR = 5
-INSPECTOR_ERAS = {"2025-11-25": "legacy", "2026-07-28": "modern"}
+INSPECTOR_ERAS = {"2025-11-25": "legacy", "2026-07-28": "modern", "auto": "auto"}
 SERVER_INFO = "io.modelcontextprotocol/serverInfo"
 
 

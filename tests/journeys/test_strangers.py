@@ -3,20 +3,32 @@
 import asyncio
 import datetime
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp.shared.exceptions import MCPError
 
 from tests.fixtures import node_tools
-from tests.fixtures.servers import PROJECT, everything_http, everything_stdio_command, free_port
-from tests.journeys import strangers
+from tests.fixtures.servers import (
+    PROJECT,
+    everything_http,
+    everything_stdio_command,
+    filesystem_command,
+    free_port,
+    git_command,
+    memory_command,
+)
+from tests.journeys import strangers, tours
 from tests.journeys.agents import ERAS, call, call_over_stdio, connected
 from tests.journeys.platform import Platform
 from tests.journeys.rest import discovered, offered, signed_in, signed_in_as
 from tests.journeys.strangers import Command, Seen, in_words_of_the_protocol
+from tests.live import Client
 
 pytestmark = pytest.mark.slow_process
 
@@ -30,6 +42,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "get-tiny-image": {},
     "get-structured-content": {"location": "Chicago"},
 }
+LETTER = "Dear Alice, all is well. \N{CHECK MARK}"
 WRONG_CALLS: dict[str, dict[str, Any]] = {
     "echo": {},
     "get-sum": {"a": "two", "b": 3},
@@ -46,12 +59,52 @@ def upstream_port() -> Iterator[int]:
         yield port
 
 
+@dataclass(frozen=True)
+class Desk:
+    """What the programs of others work on: a file, a repository with one commit, and a memory that is empty."""
+
+    files: Path
+    repository: Path
+    memory: Path
+
+    def programs(self) -> dict[str, list[str]]:
+        """The command lines by the slugs of the servers."""
+        return {
+            "files": filesystem_command(self.files),
+            "memory": memory_command(),
+            "git": git_command(self.repository),
+        }
+
+    def calls(self, name: str) -> list[tuple[str, dict[str, Any]]]:
+        """What somebody does with all of them; what they remember bears their name."""
+        remembered = {"name": name, "entityType": "person", "observations": [f"{name} likes long walks."]}
+        return [
+            ("files__read_text_file", {"path": str(self.files / "letter.txt")}),
+            ("memory__create_entities", {"entities": [remembered]}),
+            ("memory__search_nodes", {"query": f"{name} likes"}),
+            ("git__git_log", {"repo_path": str(self.repository)}),
+        ]
+
+
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory, upstream_port) -> Iterator[Platform]:
-    """A platform with the demo, whose operator allows the reference server on the loopback and as a program."""
+def desk(tmp_path_factory) -> Desk:
+    """The desk before anybody has sat at it."""
+    made = Desk(*(tmp_path_factory.mktemp(name).resolve() for name in ("files", "repository", "memory")))
+    (made.files / "letter.txt").write_text(LETTER)
+    (made.repository / "notes.txt").write_text("One.")
+    who = ("-c", "user.name=Alice", "-c", "user.email=alice@acme.example")
+    for line in (["init", "--quiet"], ["add", "notes.txt"], [*who, "commit", "--quiet", "-m", "Begin the notes"]):
+        subprocess.run(["git", *line], cwd=made.repository, check=True, timeout=60)
+    return made
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory, upstream_port, desk) -> Iterator[Platform]:
+    """A platform with the demo, whose operator allows the reference server on the loopback and some programs."""
+    programs = [everything_stdio_command(), *desk.programs().values()]
     allowed = {
         "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{upstream_port}",
-        "GATEHOUSE_STDIO_ALLOW": shlex.join(everything_stdio_command()),
+        "GATEHOUSE_STDIO_ALLOW": ";".join(shlex.join(line) for line in programs),
     }
     with Platform(tmp_path_factory.mktemp("strangers"), **allowed) as started:
         yield started
@@ -121,9 +174,13 @@ def over_stdio(platform) -> dict[str, Any]:
     }  # fmt: skip
     refused = signed_in(platform, "developer").post("/api/v1/mcp/servers", body)
     assert (refused.status, refused.json()["error"]["code"]) == (403, "NOT_PERMITTED")
+    return offered(operator_of(platform), signed_in(platform, "admin"), body)
+
+
+def operator_of(platform: Platform) -> Client:
+    """The platform admin, who works for Acme."""
     platform.provision()
-    operator = signed_in_as(platform, platform.admin_account(), **{"X-Organization": "acme"})
-    return offered(operator, signed_in(platform, "admin"), body)
+    return signed_in_as(platform, platform.admin_account(), **{"X-Organization": "acme"})
 
 
 SERVERS = ["over_http", "over_stdio"]
@@ -211,3 +268,79 @@ def test_another_organisation_neither_sees_nor_calls_it(platform, transport, req
 
     for era in ERAS:
         asyncio.run(ask(era))
+
+
+# All that a server offers ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def endpoint(platform, over_http, desk) -> tuple[str, str]:
+    """The address and a key of Acme, whose platform admin has registered programs of npm and PyPI as well."""
+    operator, admin = operator_of(platform), signed_in(platform, "admin")
+    for slug, command in desk.programs().items():
+        body = {"name": slug, "slug": slug, "transport": "stdio", "command": command}
+        env = {"MEMORY_FILE_PATH": str(desk.memory / "memory.jsonl")} if slug == "memory" else {}
+        offered(operator, admin, {**body, "env": env})
+    return f"{platform.url}/mcp", platform.provision()["keys"]["developer"]
+
+
+@pytest.fixture(scope="module")
+def straight(over_http, upstream_port) -> tours.Tour:
+    """What the reference server shows whoever asks it directly."""
+    return as_shown(tours.by_sdk(f"http://127.0.0.1:{upstream_port}/mcp", "none", "2025-11-25", ""), "")
+
+
+def as_shown(tour: tours.Tour, prefix: str = "everything__") -> tours.Tour:
+    """What a tour shows of this one server, under its own names and without what differs each time."""
+    return {
+        **{name: each for name, each in tour.items() if name not in ("calls", "revision")},
+        "prompts": sorted(name.removeprefix(prefix) for name in tour["prompts"] if name.startswith(prefix)),
+        "resources": sorted(uri for uri in tour["resources"] if uri.startswith("demo:")),
+        "templates": sorted(uri for uri in tour["templates"] if uri.startswith("demo:")),
+        "item": tour["item"].partition(" created at ")[0],
+    }
+
+
+def assert_done(calls: list[str], name: str) -> None:
+    """A file was read, something was remembered and is found, and the history of a repository was told."""
+    letter, _, found, log = calls
+    assert letter == LETTER
+    assert f"{name} likes long walks." in found
+    assert "Begin the notes" in log and "Alice" in log
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("client", [tours.by_sdk, tours.by_fastmcp])
+def test_a_client_of_python_uses_all_that_servers_offer(endpoint, desk, straight, client, era):
+    name = f"{client.__name__} of {era}"
+
+    seen = client(*endpoint, era, "everything__", desk.calls(name))
+
+    assert seen["revision"] == era
+    assert as_shown(seen) == straight
+    assert_done(seen["calls"], name)
+
+
+def test_the_clients_of_typescript_use_all_that_servers_offer(endpoint, desk, straight):
+    seen = tours.by_typescript(*endpoint, "everything__", desk.calls("TypeScript"))
+
+    assert [tour["revision"] for tour in seen] == ["2025-11-25", "2025-11-25", "2026-07-28", "2026-07-28"]
+    for tour in seen:
+        assert as_shown(tour) == straight
+        assert_done(tour["calls"], "TypeScript")
+
+
+@pytest.mark.parametrize(
+    ("era", "tool"),
+    [("2025-11-25", "files__read_text_file"), ("auto", "git__git_log"), ("2026-07-28", "memory__create_entities")],
+)
+def test_the_inspector_works_with_programs_in_every_way_to_choose_a_revision(endpoint, desk, era, tool):
+    calls = dict(desk.calls("Inspector"))
+
+    seen = strangers.by_inspector(*endpoint, era, tool, calls[tool])
+
+    assert seen.revision == ("2026-07-28" if era == "auto" else era)
+    assert set(calls) <= seen.names
+    assert not seen.result["isError"]
+    told = {"files": LETTER, "git": "Begin the notes", "memory": "Inspector likes long walks."}
+    assert told[tool.partition("__")[0]] in seen.result["content"][0]["text"]

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from mcp_types import ErrorData
 
 from apps.registry.services.reading import read_all
 from apps.registry.services.routes import connect
@@ -32,12 +33,18 @@ def as_wire(result: Any) -> dict[str, Any]:
     return {key: result[key] for key in kept if result.get(key) not in (None, False)}
 
 
+async def refuse(*_: Any) -> ErrorData:
+    """Answer whatever is asked: who declares that they can be asked is shown all tools."""
+    return ErrorData(code=-32603, message="Not now.")
+
+
 @asynccontextmanager
 async def direct(transport: Any) -> AsyncIterator[Any]:
     """The SDK's client."""
     from mcp.client.client import Client
 
-    async with Client(transport) as client:
+    everything = dict.fromkeys(("elicitation_callback", "sampling_callback", "list_roots_callback"), refuse)
+    async with Client(transport, **everything) as client:
         yield client
 
 
@@ -74,6 +81,9 @@ def test_over_http_our_answers_equal_those_of_the_sdk(settings: Any) -> None:
         theirs, their_tools = asyncio.run(results_of_sdk(url))
 
     assert ours == theirs
+    assert {"get-roots-list", "trigger-elicitation-request", "trigger-sampling-request"} <= {
+        tool["name"] for tool in tools
+    }
     assert [tool["name"] for tool in tools] == [tool["name"] for tool in their_tools]
     assert [tool["inputSchema"] for tool in tools] == [tool["inputSchema"] for tool in their_tools]
 

@@ -15,7 +15,7 @@ from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute
 from apps.registry.backends.wire import MODERN
 from apps.registry.models import Transport
 from apps.registry.schemas import ConnectionOut, StepOut
-from apps.registry.services.reading import read_list, run_short
+from apps.registry.services.reading import MOST_CAPABLE, read_list, run_short
 from apps.registry.services.routes import connect, route_of
 from apps.registry.services.servers import get_server
 
@@ -119,7 +119,7 @@ async def _test_stdio(test: _Test) -> None:
 
 async def _speak(test: _Test, is_early: Callable[[BackendError], bool]) -> None:
     """Open the server once, and tell the steps that this takes apart by how it failed."""
-    upstream = connect(test.route)
+    upstream = connect(test.route, capabilities=MOST_CAPABLE)
     started = time.monotonic()
     try:
         hello = await upstream.open()

@@ -17,6 +17,11 @@ T = TypeVar("T")
 MOST_PAGES = 200
 MOST_ITEMS = 5000
 LONGEST_SECONDS = 120.0
+MOST_CAPABLE = {"roots": {}, "sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}}
+"""What a client may be able to do: many a server hides the tools for which a client lacks something.
+
+Nobody is asked anything while the lists are read; who calls such a tool later has declared what they can do themselves.
+"""
 LISTS = (
     (CapabilityKind.TOOL, "tools", "tools/list", "tools"),
     (CapabilityKind.RESOURCE, "resources", "resources/list", "resources"),
@@ -48,7 +53,7 @@ def run_short(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 async def read_all(route: ServerRoute) -> Reading:
     """Open the server, read every list, close it; raises BackendError, BackendTimeout or BackendDown."""
-    upstream = connect(route)
+    upstream = connect(route, capabilities=MOST_CAPABLE)
     try:
         async with asyncio.timeout(LONGEST_SECONDS):
             reading = Reading(await upstream.open())
@@ -82,7 +87,7 @@ async def read_list(upstream: Upstream, method: str, key: str, *, timeout_second
     seen: set[str] = set()
     for _ in range(MOST_PAGES):
         params = {"cursor": cursor} if cursor else {}
-        result = await upstream.request(method, params, timeout_seconds=timeout_seconds)
+        result = await upstream.request(method, params, timeout_seconds=timeout_seconds, capabilities=MOST_CAPABLE)
         page = result.get(key)
         if not isinstance(page, list):
             raise BackendError(f"The server's answer to {method} has no list of {key}.")
