@@ -162,6 +162,8 @@ async def _post_legacy(request: Request, message: Message) -> None:
         stop = session.running.get(message.params.get("requestId", ""))
         if stop is not None:
             stop()
+    else:
+        session.heard(message.method, message.params)
     await request.give(202)
 
 

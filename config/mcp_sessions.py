@@ -27,6 +27,7 @@ SWEEP_SECONDS = 30.0
 MOST_STREAMS = 32
 """How many ended streams a session keeps for clients whose connection broke."""
 PRIMED_SINCE = "2025-11-25"
+ROOTS_CHANGED = "notifications/roots/list_changed"
 UPDATED = "notifications/resources/updated"
 
 
@@ -111,6 +112,11 @@ class Session:
         question = self.questions.get(number) if isinstance(number, str) else None
         if question is not None and not question.done():
             question.set_result(answer)
+
+    def heard(self, method: str, params: Mapping[str, Any]) -> None:
+        """The client says something: what concerns servers is passed on."""
+        if method == ROOTS_CHANGED:
+            gateway.upstreams().notify_servers(self.id, method, params)
 
     @property
     def is_idle(self) -> bool:

@@ -118,6 +118,8 @@ class Conversation:
             task_of = self._tasks.get(message.params.get("requestId", ""))
             if task_of is not None:
                 task_of.cancel()
+        elif self._session is not None:
+            self._session.heard(message.method, message.params)
 
     def _ended(self, number: str | int | None, done: "asyncio.Task[None]") -> None:
         self._room.release()

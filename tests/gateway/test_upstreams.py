@@ -28,6 +28,7 @@ class FakeUpstream:
         self.behaviour = behaviour
         self.is_open = False
         self.closed = 0
+        self.notices: list[str] = []
         self.running = 0
         self.most_running = 0
         self.protocol_version = route.protocol_version
@@ -52,7 +53,7 @@ class FakeUpstream:
             self.running -= 1
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
-        pass
+        self.notices.append(method)
 
     async def aclose(self) -> None:
         self.is_open = False
@@ -154,6 +155,21 @@ def test_each_session_has_its_own_upstream_session_and_ends_it(world: World) -> 
         await asyncio.sleep(0.01)
 
         assert [upstream.closed for upstream in FakeUpstream.made] == [1, 0, 0]
+
+    run(story)
+
+
+def test_what_a_client_says_of_its_roots_reaches_its_own_sessions_alone(world: World) -> None:
+    server = world.server("notes")
+
+    async def story(held: Upstreams) -> None:
+        await call(held, server, ALICE)
+        await call(held, server, BOB)
+
+        held.notify_servers("session-a", "notifications/roots/list_changed", {})
+        await asyncio.sleep(0.01)
+
+        assert [upstream.notices for upstream in FakeUpstream.made] == [["notifications/roots/list_changed"], []]
 
     run(story)
 

@@ -96,6 +96,13 @@ class Upstreams:
             if link is not None:
                 self._retire(way, link)
 
+    def notify_servers(self, session_id: str, method: str, params: Mapping[str, Any]) -> None:
+        """Pass a client's notification on to the servers that its session has been opened on; returns at once."""
+        for way in self._ways.values():
+            link = way.links.get(f"session:{session_id}")
+            if link is not None and not link.is_opening:
+                self._start(link.upstream.notify(method, params))
+
     def keep_only(self, organization_id: UUID, server_ids: frozenset[UUID]) -> None:
         """Close what is open to servers of the organisation that its agents may not use any more."""
         for server_id, way in list(self._ways.items()):

@@ -33,6 +33,7 @@ class ServerRoute:
     environment: str = ""
     tags: tuple[str, ...] = ()
     param_headers: Mapping[str, ParamHeaders] = field(default_factory=dict, repr=False)
+    known_secrets: list[str] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def is_modern(self) -> bool:

@@ -17,8 +17,14 @@ def secrets_of(route: ServerRoute) -> list[str]:
     """What we give to the server and it must not give back, in every spelling in which it might; the longest first.
 
     Credentials, and those variables of a process whose name says that they are secret. What is shorter than eight
-    characters is left out: it would be found in innocent texts.
+    characters is left out: it would be found in innocent texts. A route remembers them: each call asks.
     """
+    if route.known_secrets is None:
+        object.__setattr__(route, "known_secrets", _find_secrets(route))  # a route is frozen for everybody else
+    return route.known_secrets or []
+
+
+def _find_secrets(route: ServerRoute) -> list[str]:
     plain: set[str] = set()
     for value in route.headers.values():
         scheme, _, rest = value.partition(" ")
