@@ -1,7 +1,7 @@
 """Asking a server for everything it offers: all pages of all lists that it declares."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 MOST_PAGES = 200
 MOST_ITEMS = 5000
 LONGEST_SECONDS = 120.0
-MOST_CAPABLE = {"roots": {}, "sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}}
+MOST_CAPABLE: Mapping[str, Any] = {"roots": {}, "sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}}
 """What a client may be able to do: many a server hides the tools for which a client lacks something.
 
 Nobody is asked anything while the lists are read; who calls such a tool later has declared what they can do themselves.
