@@ -130,6 +130,7 @@ def callers(alice, nursery) -> Callers:
     return Callers(alice, f"http://127.0.0.1:{nursery.env['GATEHOUSE_PORT']}", key)
 
 
+@pytest.mark.both
 @pytest.mark.django_db(transaction=True)
 def test_a_platform_that_is_killed_amid_requests_leaves_no_half_row(nursery, callers):
     for number in range(KILLS):
