@@ -27,10 +27,24 @@ from tests.people import Person, make_person  # noqa: E402 - and its models
 Argon2PasswordHasher.time_cost, Argon2PasswordHasher.memory_cost, Argon2PasswordHasher.parallelism = 1, 8, 1
 
 
+LONG_FILES = frozenset({
+    "tests/auth/test_tokens.py", "tests/gateway/test_door.py", "tests/gateway/test_road.py",
+    "tests/house/test_hostile.py", "tests/registry/test_rest.py", "tests/staff/test_hostile.py",
+    "tests/staff/test_pages.py", "tests/staff/test_scoping.py", "tests/usage/test_writer.py",
+})  # fmt: skip
+"""They take half a minute each, and a file is one worker's: begun last, it would keep the others waiting."""
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that wait for processes first: whoever works beside others has short ones left at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow_process") is None)
+
+    def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("slow_process"):
+            return 0
+        return 1 if item.path.relative_to(item.config.rootpath).as_posix() in LONG_FILES else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,9 +1,12 @@
 """Bundles: what is in them, by which names, for whom, and what is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import connections
 
 from apps.audit.models import Entry
 from apps.auth import services as auth
@@ -311,6 +314,27 @@ def test_every_change_is_in_the_journal_with_what_it_changed(dora: Person, up: S
         "items": {"from": ["up__echo"], "to": ["up__echo as repeat"]},
     }
     assert auth.read_revision(dora.organization.id) == revision + 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_two_people_add_at_the_same_time_is_all_there(dora: Person, alice: Person, up: Server) -> None:
+    made = bundle_of(dora)
+    names = sorted(gateway.native_tools())
+    begin = Barrier(2)
+
+    def add(person: Person, own: list[str]) -> None:
+        begin.wait()
+        for name in own:
+            gateway.add_item(person.actor, bundle_id=made.pk, item=BundleItemIn(native=name))
+        connections.close_all()
+
+    with ThreadPoolExecutor(2) as pool:
+        work = [pool.submit(add, dora, names[::2]), pool.submit(add, alice, names[1::2])]
+    for each in work:
+        each.result()
+
+    assert sorted(item.takes_in for item in made.items) == names
+    assert sorted(item.position for item in made.items) == list(range(len(names)))
 
 
 def test_the_slug_never_changes(dora: Person) -> None:

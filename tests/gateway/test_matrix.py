@@ -96,6 +96,23 @@ def test_what_both_sides_have_arrives_and_the_rest_is_refused_clearly(
             is_refused_the_methods_of_the_other_era(client)
 
 
+def test_what_one_client_of_a_key_can_be_asked_is_not_expected_of_another(
+    live: Live, alice: Person, ports: Mapping[str, int], settings: Any
+) -> None:
+    """A server of before 2026-07-28 hears once for all what its client can; one key may be used by several clients."""
+    settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{ports[ICONS]}"})
+    server = registry.register_server(alice.actor, name="Up", slug="up", url=f"http://127.0.0.1:{ports[ICONS]}/mcp")
+    registry.discover_server(alice.actor, server_id=server.id)
+    registry.approve_server(alice.actor, server_id=server.id)
+    refresh(alice)
+    key = live.key(alice)
+    mute, asked = (Speaker((live.url,), key, MODERN, can, ALICE) for can in ({}, FORMS[MODERN]))
+
+    for _ in range(2):
+        assert text_of(mute.use("up__ask", {"message": "Who?"})) == "This client cannot be asked."
+        assert text_of(asked.use("up__ask", {"message": "Who?"})) == "accept: Alice"
+
+
 def uses_tools(client: Speaker, upstream: str) -> None:
     """Tools by name, with what their own revision says of them; errors of a tool and of the protocol."""
     listed = client.ask("tools/list").result

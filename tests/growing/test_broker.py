@@ -20,7 +20,7 @@ from tests.jobs import work
 from tests.jobs.nursery import Nursery
 from tests.jobs.test_kills import forget, new_sender, transport
 
-pytestmark = [pytest.mark.slow_process, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.slow_process, pytest.mark.both, pytest.mark.django_db(transaction=True)]
 
 JOBS = int(os.environ.get("TEST_JOBS", "200"))
 

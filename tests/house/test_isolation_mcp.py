@@ -8,6 +8,8 @@ import pytest
 
 from apps.auth import services as auth
 from apps.core.ids import new_id
+from apps.gateway import services as gateway
+from apps.gateway.models import Bundle, BundleItem
 from apps.registry.models import Capability, Server
 from tests.house.tenants import CANARY, make_row
 from tests.house.world import THEIR_TOOL, World, open_to_agents, wait_until
@@ -98,6 +100,36 @@ def test_other_methods_show_an_agent_nothing_of_as(world, keys, method, paramete
 
     assert answer.status in (200, 400, 404)
     assert CANARY not in answer.text.replace(THEIR_TOOL, "")
+
+
+def test_a_bundle_of_as_is_no_endpoint_for_agents_of_b(world, keys):
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "agent", "version": "1"}}
+    opening = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+    accept = {"Accept": "application/json, text/event-stream"}
+    theirs = world.theirs[Bundle].slug
+
+    def opened(key: str, slug: str) -> Any:
+        return world.live.with_key(key).post(f"/mcp/{slug}", opening, headers=accept)
+
+    assert opened(keys[0], theirs).status == 200
+    refused, never = opened(keys[1], theirs), opened(keys[1], "never")
+    assert (refused.status, never.status) == (404, 404)
+    assert refused.json()["error"]["message"] == never.json()["error"]["message"]
+
+
+def test_a_bundle_of_b_shows_nothing_that_rows_of_as_put_there(world, keys):
+    bundle = make_row(Bundle, world.b)
+    for owner, name in ((world.b, "desk__tool"), (world.a, "desk__other")):
+        capability = make_row(Capability, world.b)
+        open_to_agents(capability.server, capability, name)
+        make_row(BundleItem, owner, bundle=bundle, capability=capability, description_override=f"{owner.slug} says")
+    gateway.forget_snapshots()
+
+    shown = whole_list(f"{world.live.mcp_url}/{bundle.slug}", keys[1], "2025-11-25")
+    read = world.callers["owner"].get(f"/api/v1/mcp/bundles/{bundle.pk}").text
+
+    assert "desk__tool" in shown and "desk__tool" in read
+    assert CANARY not in shown + read
 
 
 @pytest.fixture

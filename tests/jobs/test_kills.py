@@ -273,6 +273,7 @@ def until_so_many_run(number: int) -> None:
     wait_until(look)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(("stage", "signals"), [("RabbitMQ", 1), ("RabbitMQ", 2), ("embedded", 2)], indirect=["stage"])
 def test_a_worker_that_is_told_to_end_finishes_what_it_does_and_takes_no_more(alice, stage, signals):
     slots = 2 if stage.has_children else 4
@@ -296,6 +297,7 @@ def test_a_worker_that_is_told_to_end_finishes_what_it_does_and_takes_no_more(al
     assert story.effects() == Counter({"w0": 2} | {f"w{number}": 1 for number in range(1, slots)})
 
 
+@pytest.mark.both
 @NO_MATTER_WHICH_BROKER
 def test_what_a_worker_did_when_its_time_was_up_is_done_by_the_next(alice, stage):
     worker = stage.worker()
@@ -312,6 +314,7 @@ def test_what_a_worker_did_when_its_time_was_up_is_done_by_the_next(alice, stage
     assert (fresh(job).state, fresh(job).attempts, story.effects()) == (State.COMPLETED, 2, Counter({"w0": 1}))
 
 
+@pytest.mark.both
 @NO_MATTER_WHICH_BROKER
 def test_a_frozen_worker_that_goes_on_ends_no_job_that_another_has_taken(alice, stage):
     """The embedded worker is frozen with its web server and its schedule, and takes its own job from itself."""
@@ -349,6 +352,7 @@ def thaw(process: Any) -> None:
     psutil.Process(process.pid).resume()
 
 
+@pytest.mark.both
 @NO_MATTER_WHICH_BROKER
 def test_a_job_that_needs_too_much_memory_shows_it_and_is_tried_again(alice, stage):
     if not stage.has_children:

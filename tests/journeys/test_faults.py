@@ -38,7 +38,8 @@ pytestmark = pytest.mark.slow_process
 SERVERS = "/api/v1/mcp/servers"
 KILLS = int(os.environ.get("TEST_KILLS", "3"))
 WRITERS = 4
-RECOVERY_SECONDS = 10
+RECOVERY_SECONDS = 30
+"""docs/operations.md says ten, of a machine that has nothing else to do."""
 SMALL_DISK = "8m"
 
 
@@ -130,6 +131,7 @@ def callers(alice, nursery) -> Callers:
     return Callers(alice, f"http://127.0.0.1:{nursery.env['GATEHOUSE_PORT']}", key)
 
 
+@pytest.mark.both
 @pytest.mark.django_db(transaction=True)
 def test_a_platform_that_is_killed_amid_requests_leaves_no_half_row(nursery, callers):
     for number in range(KILLS):

@@ -44,10 +44,10 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 LETTER = "Dear Alice, all is well. \N{CHECK MARK}"
 WRONG_CALLS: dict[str, dict[str, Any]] = {
-    "echo": {},
-    "get-sum": {"a": "two", "b": 3},
-    "get-structured-content": {"location": "Atlantis"},
+    "get-resource-reference": {"resourceType": "Text", "resourceId": -1},
+    "trigger-elicitation-request": {},
 }
+"""What their schemas allow and the tools refuse: a resource that there is not, and a client that cannot be asked."""
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.factories.registry import CredentialFactory, ServerFactory
 from tests.people import Person
 from tests.staff.rooms import deed_url, enter, list_url, page_url, rows_of
 
-pytestmark = [pytest.mark.django_db, pytest.mark.embedded_only]
+pytestmark = pytest.mark.django_db
 
 LOGIN, CODE, CONFIRM, PAGE, HOME = (
     f"/admin/{name}" for name in ("login/", "login/code/", "confirm/", "second-factor/", "")

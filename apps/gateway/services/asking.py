@@ -86,6 +86,15 @@ class Ask:
     share: budget.Share | None = None
 
 
+def what_may_be_asked(capabilities: Mapping[str, Any]) -> str:
+    """What a client can be asked, in one word: to a client that can be asked less, a server may offer less."""
+    if not capabilities:
+        return ""
+    elicitation = capabilities.get("elicitation")
+    by_url = ["url"] if isinstance(elicitation, Mapping) and "url" in elicitation else []
+    return "+".join([name for name in NEEDED_FOR.values() if name in capabilities] + by_url)
+
+
 def check_question(client: Client, method: str, params: Mapping[str, Any]) -> None:
     """Raise Refused for what a server must not ask of this client."""
     needed = NEEDED_FOR.get(method)

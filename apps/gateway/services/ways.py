@@ -4,7 +4,8 @@ A link is one opened upstream:
 
 - one for all callers of a server without sessions: a shared stdio process, or HTTP in revision 2026-07-28;
 - else one for each downstream session, closed with it or when idle;
-- else, for callers without sessions before a server with sessions, one for each key, for a short while.
+- else, for callers without sessions before a server with sessions, one for each key and for what its callers can be
+  asked, for a short while.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from django.conf import settings
 
 from apps.core.errors import BackendError, BackendTimeout
 from apps.gateway.services.agreement import Agreement, Start
-from apps.gateway.services.asking import Client, Silent
+from apps.gateway.services.asking import Client, Silent, what_may_be_asked
 from apps.gateway.services.breaker import Breaker
 from apps.gateway.services.outages import Paused, is_outage
 from apps.registry import services as registry
@@ -92,7 +93,7 @@ class Way:
             return "shared", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
         if caller.session_id:
             return f"session:{caller.session_id}", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
-        return f"key:{caller.key}", KEY_IDLE_SECONDS
+        return f"key:{caller.key}:{what_may_be_asked(caller.client.capabilities)}", KEY_IDLE_SECONDS
 
     def count_crash(self, now: float, lived: float) -> None:
         """Remember that a child ended by itself; each further one in a row is started after a longer pause.
