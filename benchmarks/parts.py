@@ -35,7 +35,7 @@ PARTS = (
     ("authentication", ("apps/auth/",)),
     ("decision", ("apps/policies/",)),
     ("limits", ("apps/core/limits.py",)),
-    ("look-up: snapshot and name", ("apps/gateway/services/catalogue.py",)),
+    ("look-up: snapshot and name", ("apps/gateway/services/catalogue.py", "apps/gateway/services/views.py")),
     ("result: checked and masked", ("apps/gateway/services/results.py",)),
     ("meter and order of the steps", ("apps/gateway/services/calls.py",)),
     ("pool: way, breaker, slot, link", ("apps/gateway/",)),

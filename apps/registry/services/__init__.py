@@ -32,7 +32,6 @@ from apps.registry.services.operators import ServerState, list_server_states, un
 from apps.registry.services.routes import (
     Catalogue,
     CatalogueItem,
-    CatalogueTool,
     Unavailable,
     catalogue,
     connect,
@@ -57,7 +56,6 @@ __all__ = [
     "CapabilityKind",
     "Catalogue",
     "CatalogueItem",
-    "CatalogueTool",
     "Hello",
     "HttpRefusal",
     "Listener",

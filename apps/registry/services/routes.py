@@ -38,9 +38,6 @@ class CatalogueItem:
     reads_only: bool
 
 
-CatalogueTool = CatalogueItem
-
-
 @dataclass(frozen=True, slots=True)
 class Unavailable:
     """A server that agents may use and whose last check failed."""
