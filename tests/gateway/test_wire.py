@@ -35,6 +35,10 @@ def mismatch(answer: Answer) -> str:
     return message
 
 
+NOTICED_SECONDS = 1.5
+"""By then the platform has noticed that a client is gone, and would have given up what nobody may come back for."""
+
+
 # C04, C05: headers that repeat the body ---------------------------------------------------------------------------
 
 
@@ -313,6 +317,8 @@ def test_a_stream_that_broke_off_is_read_on_and_every_event_comes_once(
     with under_way(live, agent, call) as wire:
         number, question = Reader(wire).next()
         assert question["method"] == "elicitation/create"
+    time.sleep(NOTICED_SECONDS)
+    assert evil.seen("cancelled") == {}
 
     after = number if has_read else f"{number.partition('-')[0]}-0"
     with listening(live, agent, after) as reader:
