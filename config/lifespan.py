@@ -33,7 +33,8 @@ class Owner:
         if self._task is None:
             loop = asyncio.get_running_loop()
             self._task = contextvars.Context().run(loop.create_task, self._run())
-        await asyncio.wait_for(self._started.wait(), START_SECONDS)
+        if not self._started.is_set():
+            await asyncio.wait_for(self._started.wait(), START_SECONDS)
         if self._error is not None:
             raise self._error
 

@@ -228,10 +228,10 @@ def _check_address(scope: Scope) -> tuple[str, str]:
     bundle, plain = ("", rest) if rest in PLAIN_METHODS else (rest, "")
     if path != settings.MCP_PATH and not plain and not _SLUG.match(bundle):
         raise NotFound(f"There is no MCP endpoint here. Use {settings.MCP_PATH}.")
-    names = {
-        name.lower() for name, _ in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-    }
-    if names & _CREDENTIALS_IN_QUERY:
+    query: bytes = scope.get("query_string", b"")
+    if query and _CREDENTIALS_IN_QUERY & {
+        name.lower() for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    }:
         raise NotAuthenticated("Send the credential in the Authorization header, never in the address.")
     return bundle, plain
 

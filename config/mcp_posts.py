@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -72,11 +73,8 @@ class Request:
 
     def accepts(self, kind: str) -> bool:
         """Whether the caller takes answers of this type."""
-        said = self.header(b"accept")
-        if said is None:
-            return True
-        ranges = {part.partition(";")[0].strip().lower() for part in said.split(",")}
-        return bool(ranges & {kind, f"{kind.partition('/')[0]}/*", "*/*"})
+        said = self.headers.get(b"accept")
+        return said is None or _accepts(said, kind)
 
     async def give(self, status: int, body: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> None:
         """Answer at once."""
@@ -101,6 +99,12 @@ class Request:
     async def give_error(self, status: int, error: RpcError, number: str | int | None = None) -> None:
         """Answer with a JSON-RPC error."""
         await self.give(status, error_message(number, error))
+
+
+@lru_cache(maxsize=256)
+def _accepts(said: bytes, kind: str) -> bool:
+    ranges = {part.partition(";")[0].strip().lower() for part in said.decode("latin-1").split(",")}
+    return bool(ranges & {kind, f"{kind.partition('/')[0]}/*", "*/*"})
 
 
 # POST ----------------------------------------------------------------------------------------------------------------

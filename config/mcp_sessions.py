@@ -31,6 +31,9 @@ ROOTS_CHANGED = "notifications/roots/list_changed"
 UPDATED = "notifications/resources/updated"
 
 
+Owner = tuple[Any, ...]
+
+
 class Notices(Protocol):
     """Where what belongs to no request is written."""
 
@@ -48,7 +51,7 @@ class Session:
     """One session. What it opened upstream is closed with it."""
 
     id: str
-    owner: str
+    owner: Owner
     organization_id: UUID | None
     bundle: str
     version: str
@@ -138,9 +141,9 @@ class Session:
         gateway.upstreams().close_session(self.id)
 
 
-def owner_of(actor: Actor) -> str:
+def owner_of(actor: Actor) -> Owner:
     """To whom a session is bound: the key, or the user, in this organisation."""
-    return f"{actor.kind}:{actor.key_id or actor.id}:{actor.user_id}@{actor.organization_id}"
+    return actor.kind, actor.key_id or actor.id, actor.user_id, actor.organization_id
 
 
 @dataclass(slots=True)

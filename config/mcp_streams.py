@@ -17,7 +17,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 WATCH_AFTER_SECONDS = 0.5
-"""From when on somebody watches whether the caller is still there; most answers are out by then."""
+"""From when on, or up to twice as late, somebody watches whether the caller is there; most answers are out by then."""
 PING_SECONDS = 10.0
 """How long a caller hears nothing. SDKs give up after thirty seconds without a byte, which is when we give up too."""
 RESUME_SECONDS = 30.0
@@ -141,12 +141,12 @@ class Reply:
         self._writing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._work = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(WATCH_AFTER_SECONDS, self._start_watching, context=contextvars.Context())
+        self._is_over = False
+        _watcher().add(self)
 
     def put(self, message: bytes, *, may_be_dropped: bool = False) -> bool:
         """Send a message before the result; False where this caller takes none."""
-        if not self.can_stream or self._timer.cancelled():
+        if not self.can_stream or self._is_over:
             return False
         return self._begin().put(message, may_be_dropped=may_be_dropped)
 
@@ -182,7 +182,8 @@ class Reply:
 
     def stop(self) -> None:
         """Watch the caller no more."""
-        self._timer.cancel()
+        self._is_over = True
+        _watcher().drop(self)
         if self._watching is not None:
             self._watching.cancel()
 
@@ -192,7 +193,8 @@ class Reply:
             self._writing = asyncio.get_running_loop().create_task(self._stream.copy(self._send))
         return self._stream
 
-    def _start_watching(self) -> None:
+    def start_watching(self) -> None:
+        """See from now on whether the caller is still there."""
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -222,6 +224,53 @@ class Reply:
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+class _Watcher:
+    """Lets replies that take longer be watched: one timer for all of them, since nearly all are out before it ends."""
+
+    def __init__(self) -> None:
+        self._young: dict[Reply, None] = {}
+        self._next: dict[Reply, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, reply: Reply) -> None:
+        """A reply has begun."""
+        self._young[reply] = None
+        if self._timer is None:
+            self._again()
+
+    def drop(self, reply: Reply) -> None:
+        """It is out, or watched."""
+        self._young.pop(reply, None)
+        self._next.pop(reply, None)
+
+    def _again(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(WATCH_AFTER_SECONDS, self._look, context=contextvars.Context())
+
+    def _look(self) -> None:
+        """Watch what has been there for a whole turn; what came in this one is looked at after the next."""
+        self._timer = None
+        old, self._next, self._young = self._next, self._young, {}
+        for reply in old:
+            reply.start_watching()
+        if self._next:
+            self._again()
+
+
+_watchers: dict[asyncio.AbstractEventLoop, _Watcher] = {}
+
+
+def _watcher() -> _Watcher:
+    """That of the running event loop."""
+    loop = asyncio.get_running_loop()
+    found = _watchers.get(loop)
+    if found is None:
+        for over in [known for known in _watchers if known.is_closed()]:
+            del _watchers[over]
+        found = _watchers[loop] = _Watcher()
+    return found
 
 
 async def _send_part(send: Send, part: bytes) -> None:

@@ -53,7 +53,8 @@ class Share:
 
     def release(self) -> None:
         """Hold nothing any more; may be called twice."""
-        self._budget.resize(self, 0)
+        if self.size or self._budget.is_watching(self):
+            self._budget.resize(self, 0)
 
 
 class Budget:
@@ -82,6 +83,10 @@ class Budget:
             finally:
                 self._waiting.pop(share, None)
         share.is_held_up = False
+
+    def is_watching(self, share: Share) -> bool:
+        """Whether the share has ever counted; small answers never do."""
+        return share in self._holders
 
     def resize(self, share: Share, size: int) -> None:
         """Let a share shrink, and others go on."""

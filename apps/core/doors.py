@@ -35,13 +35,7 @@ def read_json(body: bytes) -> Any:
         raise Malformed(f"The JSON holds more than {MAX_VALUES} values.")
     try:
         text = body.decode("utf-8")
-        parsed = json.loads(
-            text,
-            parse_int=_integer,
-            parse_float=_number,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_object,
-        )
+        parsed = _STRICT.decode(text)
     except Malformed:
         raise
     except (ValueError, RecursionError) as error:
@@ -120,3 +114,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise Malformed("The JSON names something twice in one object.")
     return result
+
+
+_STRICT = json.JSONDecoder(
+    parse_int=_integer, parse_float=_number, parse_constant=_refuse_constant, object_pairs_hook=_object
+)
