@@ -80,7 +80,7 @@ def platform_health(actor: Actor) -> HealthOut:
     return HealthOut(
         status="healthy" if all(check.ok for check in checks) else "unhealthy",
         checks={check.name: "ok" if check.ok else check.message for check in checks},
-        unavailable_servers=gateway.list_tools(actor).unavailable,
+        unavailable_servers=gateway.read_view(actor).unavailable,
     )
 
 
@@ -90,7 +90,7 @@ def platform_metadata(actor: Actor) -> MetadataOut:
 
     It changes nothing.
     """
-    tools = gateway.list_tools(actor).tools.values()
+    tools = gateway.read_view(actor).tools.values()
     return MetadataOut(
         name="Gatehouse",
         version=settings.VERSION,

@@ -64,8 +64,11 @@ class Agent:
         return Client(self.url).request("DELETE", self.path, headers=self._headers("", {}))
 
     def ask(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The JSON-RPC answer, result or error."""
+        """The JSON-RPC answer, result or error; what a stream says before it is left out."""
         answer = self.open().send(method, params)
+        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+            said = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+            return next(each for each in said if "result" in each or "error" in each)
         message: dict[str, Any] = answer.json()
         return message
 

@@ -16,14 +16,11 @@ from apps.gateway.services.bundles import (
 from apps.gateway.services.calls import call_tool, complete, get_prompt, read_resource
 from apps.gateway.services.catalogue import (
     INSTRUCTIONS,
-    ToolList,
     forget_snapshots,
     input_schema,
     known_view,
-    list_tools,
     native_tools,
     read_view,
-    tools_for,
     view_for,
 )
 from apps.gateway.services.clients import CLIENTS, PLACEHOLDER, Connection, Endpoint, connection_to
@@ -48,7 +45,6 @@ __all__ = [
     "Silent",
     "Subscriptions",
     "Tool",
-    "ToolList",
     "UnknownPrompt",
     "UnknownResource",
     "UnknownTool",
@@ -70,7 +66,6 @@ __all__ = [
     "input_schema",
     "known_view",
     "list_bundles",
-    "list_tools",
     "native_tools",
     "owner_of_state",
     "parking_lot",
@@ -79,7 +74,6 @@ __all__ = [
     "remove_item",
     "search_offers",
     "set_items",
-    "tools_for",
     "update_bundle",
     "update_item",
     "upstreams",

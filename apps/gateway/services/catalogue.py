@@ -44,19 +44,6 @@ INSTRUCTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ToolList:
-    """The tools of a view."""
-
-    tools: Mapping[str, Tool]
-    unavailable: list[dict[str, Any]]
-    view: View
-
-    def encoded(self, *, is_modern: bool) -> bytes:
-        """The definitions as a JSON list, for revision 2026-07-28 or for the earlier ones."""
-        return self.view.encoded("tools", is_modern=is_modern)
-
-
 @dataclass(slots=True)
 class Snapshot:
     """What an organisation's agents may use at one revision; it keeps the views made from it, one a set of rights."""
@@ -140,11 +127,6 @@ _here: contextvars.ContextVar[str] = contextvars.ContextVar("bundle", default=EV
 _refreshing: dict[tuple[int, UUID | None], asyncio.Task[Snapshot]] = {}
 
 
-def list_tools(actor: Actor) -> ToolList:
-    """What the actor may use now. It may query: from async code call `tools_for`."""
-    return _tools_of(read_view(actor))
-
-
 def read_view(actor: Actor, *, bundle: str | None = None) -> View:
     """What the actor sees at an endpoint now. It may query: from async code call `view_for`.
 
@@ -162,15 +144,6 @@ def called_at(bundle: str) -> Iterator[None]:
         yield
     finally:
         _here.reset(mark)
-
-
-async def tools_for(actor: Actor) -> ToolList:
-    """What the actor may call now; from memory, or read once for all who ask meanwhile."""
-    return _tools_of(await view_for(actor))
-
-
-def _tools_of(view: View) -> ToolList:
-    return ToolList(view.tools, view.unavailable, view)
 
 
 async def view_for(actor: Actor, *, bundle: str = EVERYTHING) -> View:
