@@ -24,6 +24,7 @@ from apps.registry.backends.sessions import VISIBLE, Place, Standing, Voice
 
 FAREWELL_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
+FIRST_STREAM_SECONDS = 1.0
 MAX_REFUSAL_BYTES = 65_536
 MAX_REPLIES_AT_ONCE = 16
 # Reference servers answer 400, not the 404 of the specification, to a session that they do not know.
@@ -48,7 +49,6 @@ class StreamableHttp:
         self._ours = ours or wire.introduction(None, None)
         self._listener = listener
         self._listeners: list[Listener] = []
-        self._secrets: Sequence[str] | None = None
         self.voice = self._voice_of("")
         self._is_open = False
         self.numbers = itertools.count(1)
@@ -57,7 +57,7 @@ class StreamableHttp:
         self._standing = Standing()
         self._side: egress.Pool | None = None
         self._telling: asyncio.Task[None] | None = None
-        self.renewed, self._ended = asyncio.Event(), asyncio.Event()
+        self.renewed, self.hears, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -76,7 +76,17 @@ class StreamableHttp:
             self._is_open = True
             return Hello(wire.MODERN)
         async with self._agreeing:
-            return await self._agree(self.route.protocol_version, _deadline(self.route.timeout_seconds))
+            hello = await self._agree(self.route.protocol_version, _deadline(self.route.timeout_seconds))
+        if self._listener is not None and self.voice.meta is None:
+            await self._begin_to_hear()
+        return hello
+
+    async def _begin_to_hear(self) -> None:
+        """Open the stream of what belongs to no request before any is made: many a server asks there, and only once."""
+        self._telling = self._in_background(Notices(self).hear())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_STREAM_SECONDS):
+                await self.hears.wait()
 
     async def request(
         self,
@@ -126,7 +136,7 @@ class StreamableHttp:
                     raise error
             finally:
                 self._listeners.remove(listener)
-                if not self._listeners and self._telling is not None:
+                if not self._listeners and self._listener is None and self._telling is not None:
                     self._telling.cancel()
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
@@ -244,9 +254,7 @@ class StreamableHttp:
         return found
 
     def _known_secrets(self) -> Sequence[str]:
-        if self._secrets is None:
-            self._secrets = masking.secrets_of(self.route)
-        return self._secrets
+        return masking.secrets_of(self.route)
 
     def _headers_of(self, method: str, params: Mapping[str, Any] | None, voice: Voice) -> dict[str, str]:
         headers = {**voice.headers, **web.request_id_header()}

@@ -45,7 +45,6 @@ class Sse:
         self._trouble: BackendError | None = None
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[wire.Heard]] = {}
-        self._secrets: Sequence[str] | None = None
         self._hearing = Hearing(
             route.slug,
             route.organization_id,
@@ -315,9 +314,7 @@ class Sse:
         return masking.without_secrets(said, self._known_secrets())
 
     def _known_secrets(self) -> Sequence[str]:
-        if self._secrets is None:
-            self._secrets = masking.secrets_of(self._route)
-        return self._secrets
+        return masking.secrets_of(self._route)
 
     # Beside the exchange -----------------------------------------------------------------------------------------
 

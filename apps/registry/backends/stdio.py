@@ -61,7 +61,6 @@ class Stdio:
         self._trouble = ""
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[wire.Heard]] = {}
-        self._secrets: Sequence[str] | None = None
         self._hearing = self._new_hearing()
         self._ended = asyncio.Event()
         self._garbage_lines = 0
@@ -380,9 +379,7 @@ class Stdio:
         return masking.without_secrets(said, self._known_secrets())
 
     def _known_secrets(self) -> Sequence[str]:
-        if self._secrets is None:
-            self._secrets = masking.secrets_of(self._route)
-        return self._secrets
+        return masking.secrets_of(self._route)
 
     def _give_up(self, trouble: str) -> None:
         """No request can succeed any more: say so to those who wait, and end what is left."""
