@@ -232,7 +232,9 @@ def call_cpu_ms(data: bench_run.Row, callers: int) -> float | None:
     """The CPU milliseconds of Gatehouse per call."""
     ours = pick(data, target="gatehouse", op="call", concurrency=callers)
     return bench_run.med(
-        1000 * row["server_cpu_s"] / row["completed_total"] for row in ours if row.get("completed_total")
+        1000 * row["server_cpu_s"] / row["completed_total"]
+        for row in ours
+        if row.get("completed_total") and "server_cpu_s" in row
     )
 
 
@@ -245,7 +247,9 @@ def list_cpu_ms(data: bench_run.Row, protocol: str) -> float | None:
     """The CPU milliseconds of Gatehouse per list of a thousand tools."""
     ours = pick(data, target="gatehouse", protocol=protocol)
     return bench_run.med(
-        1000 * row["server_cpu_s"] / row["completed_total"] for row in ours if row.get("completed_total")
+        1000 * row["server_cpu_s"] / row["completed_total"]
+        for row in ours
+        if row.get("completed_total") and "server_cpu_s" in row
     )
 
 
