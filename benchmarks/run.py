@@ -387,12 +387,12 @@ def others_versions(skipped: list[str]) -> list[str]:
     return [] if "contextforge" in skipped or "calls" in skipped else [f"- ContextForge: {contextforge.PACKAGE}"]
 
 
-def write(path: Path, found: str) -> None:
+def write(path: Path, found: str, *, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Put what was found between the marks; a file without marks is written anew."""
     text = path.read_text() if path.is_file() else ""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    new = f"{BEGIN}\n\n{found}\n\n{END}"
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    new = f"{marks[0]}\n\n{found}\n\n{marks[1]}"
     path.write_text(f"{before}{new}{after}" if begin and end else f"{new}\n")
 
 
