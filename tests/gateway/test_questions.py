@@ -93,9 +93,7 @@ def test_what_a_client_has_not_declared_is_refused_and_written_down(
 
 
 @pytest.mark.parametrize("revision", BOTH)
-def test_what_nobody_may_be_asked_is_refused(
-    live: Live, alice: Person, prying: Evil, revision: str
-) -> None:
+def test_what_nobody_may_be_asked_is_refused(live: Live, alice: Person, prying: Evil, revision: str) -> None:
     agent = declared(agent_of(live, alice, revision), ALL)
 
     told = asked(agent, {"method": "shell/run", "params": {"command": "id"}})
