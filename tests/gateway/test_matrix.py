@@ -188,16 +188,18 @@ def uses_resources(client: Speaker) -> None:
 
 
 def is_asked(client: Speaker, upstream: str) -> None:
-    """The question of a tool where both sides have questions; else which side lacks them."""
+    """The question of a tool where both sides have questions, wherever it is put; else which side lacks them."""
     heard = client.use("up__ask", {"message": "Who?"})
 
     if upstream < ASKS:
         assert heard.error["code"] == INVALID_PARAMS and "up__ask" in heard.error["message"]
     elif client.revision >= ASKS:
-        assert text_of(heard) == "accept: Alice"
-        assert [(each["method"], each["params"]["message"]) for each in heard.questions] == [
-            ("elicitation/create", "Who?")
-        ]
+        aside = client.use("up__ask", {"message": "Who?", "aside": True})
+        for each in (heard, aside):
+            assert text_of(each) == "accept: Alice"
+            assert [(asked["method"], asked["params"]["message"]) for asked in each.questions] == [
+                ("elicitation/create", "Who?")
+            ]
     elif upstream == MODERN:
         assert heard.error["code"] == MISSING_CAPABILITY
         assert heard.error["data"]["requiredCapabilities"] == {"elicitation": {"form": {}}}

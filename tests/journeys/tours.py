@@ -1,6 +1,7 @@
 """What clients that nobody here wrote see of the reference server: prompts, resources, progress, and questions to them.
 
-Each tour makes the same steps and gives the same shape, so that they can be compared; CALLS of further tools come last.
+Each tour makes the same steps and gives the same shape, so that they can be compared; calls of further tools come last.
+The roots come first: until it knows them the server asks for them at any time, on no request's own stream.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.fixtures import node_tools
 from tests.journeys.agents import ERAS, PATIENCE_SECONDS
 
+ROOT = "file:///work/acme"
 ITEM = "demo://resource/dynamic/text/7"
 WEATHER = {"city": "Paris", "state": "FR"}
 RUN = {"duration": 0.2, "steps": 2}
@@ -40,6 +42,9 @@ def by_sdk(url: str, key: str, era: str, prefix: str, calls: Calls = ()) -> Tour
         said = types.TextContent(type="text", text="Paris")
         return types.CreateMessageResult(role="assistant", content=said, model="test")
 
+    async def roots(_: Any) -> types.ListRootsResult:
+        return types.ListRootsResult(roots=[types.Root(uri=ROOT, name="Acme")])
+
     async def progressed(done: float, total: float | None, _: str | None) -> None:
         progress.append([done, total])
 
@@ -48,9 +53,10 @@ def by_sdk(url: str, key: str, era: str, prefix: str, calls: Calls = ()) -> Tour
             httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_SECONDS) as http,
             SdkClient(
                 streamable_http_client(url, http_client=http), mode=ERAS[era],
-                elicitation_callback=elicit, sampling_callback=sample,
+                elicitation_callback=elicit, sampling_callback=sample, list_roots_callback=roots,
             ) as client,
         ):  # fmt: skip
+            roots_told = text_of(await client.call_tool(f"{prefix}get-roots-list", {}))
             prompts = (await client.list_prompts()).prompts
             prompt = await client.get_prompt(f"{prefix}args-prompt", WEATHER)
             reference = COMPLETED.model_copy(update={"name": prefix + COMPLETED.name})
@@ -73,6 +79,7 @@ def by_sdk(url: str, key: str, era: str, prefix: str, calls: Calls = ()) -> Tour
                 "ran": text_of(ran),
                 "elicited": text_of(await client.call_tool(f"{prefix}trigger-elicitation-request", {})),
                 "sampled": text_of(await client.call_tool(f"{prefix}trigger-sampling-request", SAMPLE)),
+                "roots": roots_told,
                 "calls": [text_of(await client.call_tool(name, given)) for name, given in calls],
             }
 
@@ -82,6 +89,7 @@ def by_sdk(url: str, key: str, era: str, prefix: str, calls: Calls = ()) -> Tour
 def by_fastmcp(url: str, key: str, era: str, prefix: str, calls: Calls = ()) -> Tour:
     """The client of FastMCP."""
     progress: list[list[float | None]] = []
+    roots = [types.Root(uri=ROOT, name="Acme")]
 
     async def elicit(_: str, __: Any, ___: Any, ____: Any) -> ElicitResult[Any]:
         return ElicitResult(action="accept", content={"name": "Alice"})
@@ -96,8 +104,9 @@ def by_fastmcp(url: str, key: str, era: str, prefix: str, calls: Calls = ()) -> 
     async def ask() -> Tour:
         transport = StreamableHttpTransport(url, headers={"Authorization": f"Bearer {key}"})
         async with FastMCPClient(
-            transport, mode=ERAS[era], elicitation_handler=elicit, sampling_handler=sample
+            transport, mode=ERAS[era], elicitation_handler=elicit, sampling_handler=sample, roots=roots
         ) as client:
+            roots_told = text_of(await client.call_tool_mcp(f"{prefix}get-roots-list", {}))
             prompt = await client.get_prompt(f"{prefix}args-prompt", WEATHER)
             reference = COMPLETED.model_copy(update={"name": prefix + COMPLETED.name})
             completed = await client.complete(
@@ -120,6 +129,7 @@ def by_fastmcp(url: str, key: str, era: str, prefix: str, calls: Calls = ()) -> 
                 "ran": text_of(ran),
                 "elicited": text_of(await client.call_tool_mcp(f"{prefix}trigger-elicitation-request", {})),
                 "sampled": text_of(await client.call_tool_mcp(f"{prefix}trigger-sampling-request", SAMPLE)),
+                "roots": roots_told,
                 "calls": [text_of(await client.call_tool_mcp(name, given)) for name, given in calls],
             }
 

@@ -6,6 +6,7 @@ behind the gateway looks to a person as if the platform itself had asked.
 
 import logging
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,6 +23,11 @@ NEEDED_FOR = {
 }  # fmt: skip
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 _SECRET = re.compile(r"pass(?:word|wd|phrase|code)|secret|api[ _-]?key|token|\bpin\b|\bcvv\b|credential", re.IGNORECASE)
+_SECRET_WANTED = re.compile(
+    r"pass(?:word|wd|phrase|code)|(?:api|access|private|secret|recovery)[ _-]?key|(?:access|bearer|auth)[ _-]?token"
+    r"|\bcvv\b|\bpin\b|credential", re.IGNORECASE,
+)  # fmt: skip
+"""What the words around a form must not ask to be typed: fewer than names of fields, for words say many things."""
 _MOST_FIELDS = 200
 
 
@@ -120,12 +126,20 @@ def _check_form(declared: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     if not isinstance(properties, Mapping) or len(properties) > _MOST_FIELDS:
         raise registry.Refused(DECLINED, "The form has no fields that could be shown.")
+    is_wanted_around = _says(_SECRET_WANTED, params.get("message"))
     for name, about in properties.items():
-        words = [name, *(about.get(key) for key in ("title", "format") if isinstance(about, Mapping))]
-        if any(isinstance(word, str) and _SECRET.search(word) for word in words):
+        told = about if isinstance(about, Mapping) else {}
+        is_named = any(_says(_SECRET, word) for word in (name, told.get("title"), told.get("format")))
+        is_typed = told.get("type", "string") == "string" and not {"enum", "const", "oneOf"} & told.keys()
+        if is_named or (is_typed and (is_wanted_around or _says(_SECRET_WANTED, told.get("description")))):
             raise PasswordAsked(
                 DECLINED, f"The form asks for {name[:60]!r}. Gatehouse passes no question on that asks for a secret."
             )
+
+
+def _says(pattern: re.Pattern[str], text: Any) -> bool:
+    """Whether a text has such words, also where they are written with letters that only look otherwise."""
+    return isinstance(text, str) and pattern.search(unicodedata.normalize("NFKC", text)) is not None
 
 
 class PasswordAsked(registry.Refused):

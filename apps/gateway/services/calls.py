@@ -16,7 +16,7 @@ from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
 from apps.gateway.services.asking import NEEDED_FOR, Ask
 from apps.gateway.services.catalogue import EVERYTHING, called_at, snapshot_for
 from apps.gateway.services.checking import Checks, checks_of
-from apps.gateway.services.hearing import CallListener
+from apps.gateway.services.hearing import CallListener, note_refusal
 from apps.gateway.services.offers import Offer, Tool, UnknownResource, UnknownTool, action_of
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import (
@@ -241,6 +241,8 @@ async def _ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str,
             return await park(ask, place, start), route
         return await converse(ask, place, send), route
     except Misbehaved as error:
+        if error.refused and isinstance(error.__cause__, registry.Refused):
+            await note_refusal(route, error.refused, error.__cause__)
         raise wrong(route, str(error)) from error
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from apps.audit import services as audit
 from apps.core.actor import system_actor
 from apps.core.threads import in_thread
-from apps.gateway.services.asking import Client, PasswordAsked, check_question, is_wanted
+from apps.gateway.services.asking import NOT_DECLARED, Client, PasswordAsked, check_question, is_wanted
 from apps.gateway.services.rounds import Parked
 from apps.registry import services as registry
 
@@ -50,6 +50,53 @@ class CallListener:
         if self.parked is not None:
             return await self.parked.asked(method, params)
         return await client.ask(method, params)
+
+
+class BesideCalls:
+    """The listener of a session with a server, for what comes on no call's own stream.
+
+    Many a server asks there, in the middle of a call: that call's client is asked. The calls of a downstream session
+    have one client; where several clients share a key nobody knows which of two calls is meant.
+    """
+
+    def __init__(self, *, is_of_one_client: bool) -> None:
+        self._is_of_one_client = is_of_one_client
+        self._calls: dict[registry.Listener, asyncio.Future[None]] = {}
+
+    def begin(self, call: registry.Listener) -> None:
+        """A call is under way."""
+        self._calls[call] = asyncio.get_running_loop().create_future()
+
+    def end(self, call: registry.Listener) -> None:
+        """It has ended, and what was asked for it with it."""
+        over = self._calls.pop(call, None)
+        if over is not None and not over.done():
+            over.set_result(None)
+
+    def notified(self, method: str, params: Mapping[str, Any]) -> None:
+        """A line of log is told to whom it concerns; what concerns lists is told another way."""
+        if method == "notifications/message" and (call := self._call()):
+            call.notified(method, params)
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask on behalf of the call under way."""
+        call = self._call()
+        if call is None:
+            raise registry.Refused(NOT_DECLARED, "Clients are asked only while a call of theirs is carried out.")
+        asking, over = asyncio.ensure_future(call.asked(method, params)), self._calls[call]
+        either: set[asyncio.Future[Any]] = {asking, over}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise registry.Refused(NOT_DECLARED, "The call that this was asked for has ended.")
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    def _call(self) -> registry.Listener | None:
+        if not self._calls or (len(self._calls) > 1 and not self._is_of_one_client):
+            return None
+        return next(reversed(self._calls))
 
 
 async def note_refusal(route: registry.ServerRoute, method: str, refusal: registry.Refused) -> None:

@@ -18,7 +18,8 @@ from django.conf import settings
 from apps.core import budget
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError
 from apps.core.threads import in_thread
-from apps.gateway.services.asking import Client
+from apps.gateway.services.asking import Client, what_may_be_asked
+from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import busy, crowded, named
 from apps.gateway.services.ways import Caller, Link, Way
 from apps.registry import services as registry
@@ -167,6 +168,7 @@ class Upstreams:
                 raise BackendTimeout()
             if link.log_level != caller.client.log_level and link.place.startswith("session:"):
                 await self._tell_log_level(way, link, caller.client.log_level, left)
+            link.begin(listener)
             return await link.upstream.request(
                 method, params, timeout_seconds=left, listener=listener, capabilities=caller.client.capabilities
             )
@@ -183,6 +185,7 @@ class Upstreams:
                 self._retire(way, link, crashed=link.is_child)
             raise
         finally:
+            link.end(listener)
             link.in_use -= 1
             link.last_used = self._loop.time()
             if link.is_retired:
@@ -227,10 +230,14 @@ class Upstreams:
             way.check_pause(now)
             first = self._make_room(route)
         own = not place.startswith("shared")  # a shared link speaks for nobody in particular
+        beside: BesideCalls | None = None
+        if own and not route.is_modern and what_may_be_asked(client.capabilities):
+            beside = BesideCalls(is_of_one_client=place.startswith("session:"))
         upstream = registry.connect(
-            route, capabilities=client.capabilities if own else {}, client_info=client.info if own else None
-        )
-        link = Link(place, idle_seconds, upstream, is_child, route.organization_id, last_used=now)
+            route, capabilities=client.capabilities if own else {}, client_info=client.info if own else None,
+            listener=beside,
+        )  # fmt: skip
+        link = Link(place, idle_seconds, upstream, is_child, route.organization_id, last_used=now, beside=beside)
         way.links[place] = link
         if is_child:
             self._children.add(link)

@@ -36,7 +36,14 @@ LARGEST_STATE = 65_536
 
 
 class Misbehaved(Exception):
-    """A server breaks the protocol in what it asks; the text follows "The server answered wrongly:"."""
+    """A server breaks the protocol in what it asks; the text follows "The server answered wrongly:".
+
+    `refused` is the method of a question that this client must not be asked.
+    """
+
+    def __init__(self, why: str, refused: str = "") -> None:
+        super().__init__(why)
+        self.refused = refused
 
 
 @dataclass(slots=True)
@@ -118,7 +125,8 @@ def questions_of(result: Mapping[str, Any], client: Client) -> dict[str, dict[st
         try:
             check_question(client, question["method"], question.get("params") or {})
         except registry.Refused as refusal:
-            raise Misbehaved(f"it asks for what this client cannot answer: {refusal.message}") from refusal
+            why = f"it asks for what this client cannot answer: {refusal.message}"
+            raise Misbehaved(why, question["method"]) from refusal
     return dict(asked)
 
 

@@ -20,6 +20,7 @@ from apps.core.errors import BackendError, BackendTimeout
 from apps.gateway.services.agreement import Agreement, Start
 from apps.gateway.services.asking import Client, Silent, what_may_be_asked
 from apps.gateway.services.breaker import Breaker
+from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import Paused, is_outage
 from apps.registry import services as registry
 
@@ -54,11 +55,23 @@ class Link:
     is_retired: bool = False
     closing: "asyncio.Task[None] | None" = None
     log_level: str = ""
+    beside: BesideCalls | None = None
+    """Who answers what the server asks on no call's own stream, where a client can be asked at all."""
 
     @property
     def is_opening(self) -> bool:
         """Whether it is not known yet if the link can be opened."""
         return self.opening is not None and not self.opening.done()
+
+    def begin(self, call: registry.Listener | None) -> None:
+        """A call is under way, on whose behalf its client may be asked."""
+        if call is not None and self.beside is not None:
+            self.beside.begin(call)
+
+    def end(self, call: registry.Listener | None) -> None:
+        """It has ended."""
+        if call is not None and self.beside is not None:
+            self.beside.end(call)
 
     def has_ended(self, error: BackendError) -> bool:
         """Whether the link is of no use after this. A timeout is no proof: others may be served well meanwhile."""

@@ -59,6 +59,7 @@ class Notices:
                     is_offered = await self._hear_one(session, voice)
                 except ServiceError as error:
                     is_offered = True
+                    upstream.hears.set()
                     logger.info("The notices of %s broke off: %s", upstream.route.slug, error.message)
                 if not is_offered and upstream.voice is voice:
                     await renewed.wait()
@@ -79,6 +80,7 @@ class Notices:
             session=session,
             timeout_seconds=LONGEST_STREAM_SECONDS,
         ) as response:
+            self._upstream.hears.set()
             status = response.status
             if status == _OK and web.media_type(response) == "text/event-stream":
                 await self._read(response, voice)

@@ -1,0 +1,81 @@
+"""What a server asks on no call's own stream: of whom, and until when."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from apps.gateway.services.hearing import BesideCalls
+from apps.registry import services as registry
+
+
+class Call:
+    """A call whose client answers when it may."""
+
+    def __init__(self, name: str, *, answers: bool = True) -> None:
+        self.name, self.answers = name, asyncio.Event()
+        self.heard: list[str] = []
+        self.is_asked = asyncio.Event()
+        self.is_cancelled = False
+        if answers:
+            self.answers.set()
+
+    def notified(self, method: str, params: Mapping[str, Any]) -> None:
+        self.heard.append(method)
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        self.is_asked.set()
+        try:
+            await self.answers.wait()
+        except asyncio.CancelledError:
+            self.is_cancelled = True
+            raise
+        return {"by": self.name}
+
+
+def test_whoever_calls_is_asked_and_nobody_else() -> None:
+    async def story() -> None:
+        beside, first, second = BesideCalls(is_of_one_client=True), Call("first"), Call("second")
+        with pytest.raises(registry.Refused, match="only while a call"):
+            await beside.asked("roots/list", {})
+
+        beside.begin(first)
+        beside.begin(second)
+        beside.notified("notifications/message", {})
+        beside.notified("notifications/tools/list_changed", {})
+        assert await beside.asked("roots/list", {}) == {"by": "second"}
+        beside.end(second)
+        assert await beside.asked("roots/list", {}) == {"by": "first"}
+        assert (first.heard, second.heard) == ([], ["notifications/message"])
+
+    asyncio.run(story())
+
+
+def test_where_several_clients_share_a_key_no_call_is_asked_what_may_be_meant_for_another() -> None:
+    async def story() -> None:
+        beside, mine, theirs = BesideCalls(is_of_one_client=False), Call("mine"), Call("theirs")
+        beside.begin(mine)
+        assert await beside.asked("roots/list", {}) == {"by": "mine"}
+
+        beside.begin(theirs)
+        with pytest.raises(registry.Refused):
+            await beside.asked("roots/list", {})
+
+    asyncio.run(story())
+
+
+def test_a_question_ends_with_its_call() -> None:
+    async def story() -> None:
+        beside, call = BesideCalls(is_of_one_client=True), Call("slow", answers=False)
+        beside.begin(call)
+        asking = asyncio.ensure_future(beside.asked("elicitation/create", {}))
+        await call.is_asked.wait()
+
+        beside.end(call)
+        with pytest.raises(registry.Refused, match="has ended"):
+            await asking
+        await asyncio.sleep(0)
+        assert call.is_cancelled
+
+    asyncio.run(story())
