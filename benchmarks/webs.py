@@ -137,7 +137,8 @@ def main() -> None:
         evil_upstream(port),
     ):
         env = {
-            **run.without_settings(os.environ), "GATEHOUSE_DATA": data, "DATABASE_URL": url, "REDIS_URL": a.redis, "BROKER_URL": a.redis,
+            **run.without_settings(os.environ), "GATEHOUSE_DATA": data, "DATABASE_URL": url,
+            "REDIS_URL": a.redis, "BROKER_URL": a.redis,
             "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{port}", "GATEHOUSE_PUBLIC_URL": "http://127.0.0.1:8000",
         }  # fmt: skip
         found = report(a.reps, a.seconds, env, prepare(env, f"http://127.0.0.1:{port}/mcp"))
