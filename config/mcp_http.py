@@ -157,9 +157,9 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
 def _process_elsewhere(relay: Relay, scope: Scope, headers: dict[bytes, bytes], parsed: Any) -> str:
     """The other process that a request is for: where its session lives, or the call that it continues."""
     owner, session_id = relay.owner_of(headers.get(b"mcp-session-id", b"").decode("latin-1"))
-    if owner:
-        headers[b"mcp-session-id"] = session_id.encode()
-    else:
+    if owner == relay.name:
+        headers[b"mcp-session-id"] = session_id.encode()  # that of another keeps its name: it is unknown here
+    elif not owner:
         params = parsed.get("params") if isinstance(parsed, dict) else None
         state = params.get("requestState") if isinstance(params, dict) else None
         owner = gateway.owner_of_state(state) if isinstance(state, str) else ""
