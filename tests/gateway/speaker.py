@@ -100,6 +100,8 @@ class Speaker:
             }
             if "requestState" in result:
                 asked["requestState"] = result["requestState"]
+            if "progressToken" in asked.get("_meta", {}):
+                asked["_meta"] = {"progressToken": f"{asked['_meta']['progressToken']}, round {number + 2}"}
         raise AssertionError(f"It asks and asks: {heard}")
 
     def once(self, method: str, params: Mapping[str, Any]) -> Heard:

@@ -1,12 +1,15 @@
-"""What a server asks on no call's own stream: of whom, and until when."""
+"""What a server asks on no call's own stream, and what it says between two rounds: to whom, and until when."""
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from apps.gateway.services.asking import Ask, Silent
 from apps.gateway.services.hearing import BesideCalls
+from apps.gateway.services.rounds import MOST_MISSED, Parked
 from apps.registry import services as registry
 
 
@@ -77,5 +80,37 @@ def test_a_question_ends_with_its_call() -> None:
             await asking
         await asyncio.sleep(0)
         assert call.is_cancelled
+
+    asyncio.run(story())
+
+
+@dataclass(frozen=True)
+class Listening(Silent):
+    """A client that keeps what it is told."""
+
+    heard: list[tuple[str, int]] = field(default_factory=list)
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        self.heard.append((params["progressToken"], params["progress"]))
+
+
+def test_what_is_said_between_two_rounds_is_told_in_the_next_under_its_own_token() -> None:
+    async def story() -> None:
+        first, second, third = Listening(), Listening(), Listening()
+        parked = Parked("alice")
+
+        parked.comes(Ask(first, meta={"progressToken": "one"}))
+        parked.tell("notifications/progress", {"progressToken": "one", "progress": 1})
+        parked.is_away = True
+        for number in range(2, 100):
+            parked.tell("notifications/progress", {"progressToken": "one", "progress": number})
+        parked.comes(Ask(second, meta={"progressToken": "two"}))
+        parked.tell("notifications/progress", {"progressToken": "one", "progress": 100})
+        parked.comes(Ask(third))
+        parked.tell("notifications/progress", {"progressToken": "one", "progress": 101})
+
+        assert first.heard == [("one", 1)]
+        assert second.heard == [("two", number) for number in range(100 - MOST_MISSED, 101)]
+        assert third.heard == []
 
     asyncio.run(story())

@@ -189,11 +189,15 @@ def uses_resources(client: Speaker) -> None:
 
 def is_asked(client: Speaker, upstream: str) -> None:
     """The question of a tool where both sides have questions, wherever it is put; else which side lacks them."""
-    heard = client.use("up__ask", {"message": "Who?"})
+    heard = client.use("up__ask", {"message": "Who?"}, progress="mine")
 
     if upstream < ASKS:
         assert heard.error["code"] == INVALID_PARAMS and "up__ask" in heard.error["message"]
     elif client.revision >= ASKS:
+        told = [each["params"] for each in heard.notices if each["method"] == "notifications/progress"]
+        assert [(each["progressToken"], each["progress"]) for each in told] == [
+            ("mine", 1), ("mine, round 2" if client.is_modern else "mine", 2),
+        ]  # fmt: skip
         aside = client.use("up__ask", {"message": "Who?", "aside": True})
         for each in (heard, aside):
             assert text_of(each) == "accept: Alice"

@@ -37,7 +37,7 @@ class CallListener:
         if method in _passing or (
             is_log and is_wanted(params.get("level"), client.log_level, is_modern=client.is_modern)
         ):
-            client.notify(method, params)
+            (self.parked.tell if self.parked else client.notify)(method, params)
 
     async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Put a question to the client, if it may be asked; a refusal is in the journal."""

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import secrets
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,8 @@ MOST_ROUNDS = 8
 MOST_QUESTIONS = 16
 MOST_PARKED_OF_ONE = 8
 MOST_PARKED = 512
+MOST_MISSED = 32
+"""How much of what was said to a client between two rounds is kept for it: the latest."""
 LARGEST_STATE = 65_536
 
 
@@ -156,6 +159,28 @@ class Parked:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     touched_at: float = field(default_factory=time.monotonic)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
+    progress_token: Any = None
+    is_away: bool = False
+    missed: "deque[tuple[str, Mapping[str, Any]]]" = field(default_factory=lambda: deque(maxlen=MOST_MISSED))
+
+    def comes(self, ask: Ask) -> None:
+        """Its client calls, for the first time or again, and hears what was said meanwhile."""
+        self.client, self.is_away = ask.client, False
+        self.progress_token = ask.meta.get("progressToken")
+        while self.missed:
+            self.tell(*self.missed.popleft())
+
+    def tell(self, method: str, params: Mapping[str, Any]) -> None:
+        """Tell the client, when it is there; progress under the token of the round that it has begun."""
+        if self.is_away:
+            self.missed.append((method, params))
+            return
+        if method == "notifications/progress":
+            if self.progress_token is None:
+                return
+            params = {**params, "progressToken": self.progress_token}
+        if self.client is not None:
+            self.client.notify(method, params)
 
     async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """The server asks: hold the question until the client has answered it."""
@@ -273,15 +298,18 @@ async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[
         found = lot.find(place.caller, open_state(place, ask.request_state).parked)
         if found is None:
             raise InvalidInput.for_field("requestState", "The call that this continues has ended. Begin it again.")
-        parked, parked.client = found, ask.client
+        parked = found
+        parked.comes(ask)
         parked.answer(ask.input_responses)
     else:
-        parked = Parked(place.caller, client=ask.client)
+        parked = Parked(place.caller)
+        parked.comes(ask)
         parked.work = asyncio.ensure_future(start(parked))
     try:
         questions = await parked.next()
         if questions is not None:
             lot.keep(parked)
+            parked.is_away = True
             return {
                 "resultType": INPUT_REQUIRED, "inputRequests": questions,
                 "requestState": seal_state(place, parked=parked.id),
