@@ -50,8 +50,8 @@ CALM_SECONDS, CHILD_SECONDS = 10, 3
 OVER_HTTP = {"old": ("--eras", "2025"), "new": (), "stream": ("--answers", "sse")}
 CHILD = "kid"
 
-GOOD, SLOW, TWICE = "echo", "slow", "twice"
-"""Tools that answer with the nonce of their call, the last one with something else after it."""
+GOOD, SLOW, TWICE, CHATTY = "echo", "slow", "twice", "chatty"
+"""Tools that answer with the nonce of their call, the third one with something else after it, the last one before."""
 BAD = ("hang", "wrong_id", "not_json", "is_error", "structured_bad", "redirect", "drip")
 CHILDS = {"slow": "sleep", "hang": "sleep", "crash": "exit_now", "not_json": "garbage"}
 """What the server over stdio has instead."""
@@ -250,12 +250,12 @@ class Caller:
 
 def some_tool(chance: random.Random, server: str) -> str:
     """Mostly one that answers."""
-    found = chance.choices([GOOD, SLOW, TWICE, "crash", chance.choice(BAD)], [78, 8, 4, 0.4, 9])[0]
+    found = chance.choices([GOOD, SLOW, TWICE, CHATTY, "crash", chance.choice(BAD)], [73, 8, 4, 5, 0.4, 9])[0]
     if server == CALM and found in ("crash", "hang", "drip"):
         return GOOD
     if server != CHILD:
         return found
-    return CHILDS.get(found, found) if found not in BAD or found in CHILDS else GOOD
+    return CHILDS.get(found, found if found in (GOOD, TWICE) else GOOD)
 
 
 def judged(said: dict[str, Any], nonce: str, tool: str) -> tuple[str, str]:
@@ -270,7 +270,7 @@ def judged(said: dict[str, Any], nonce: str, tool: str) -> tuple[str, str]:
         if error:
             return error["code"], "" if error["code"].startswith("BACKEND_") else f"an error of ours: {error}"
         return "its tool's error", "" if "failed on purpose" in text or "Error" in text else f"an error: {text[:200]}"
-    if tool in (GOOD, SLOW, TWICE, "sleep"):
+    if tool in (GOOD, SLOW, TWICE, CHATTY, "sleep"):
         return ("its own", "") if text == nonce else (
             "another's", f"another one's result: {text[:200]}"
         )  # fmt: skip
