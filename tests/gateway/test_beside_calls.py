@@ -104,6 +104,7 @@ def test_what_is_said_between_two_rounds_is_told_in_the_next_under_its_own_token
         parked.is_away = True
         for number in range(2, 100):
             parked.tell("notifications/progress", {"progressToken": "one", "progress": number})
+        parked.tell("notifications/progress", {"progress": 99, "message": "a long story " * 1000})
         parked.comes(Ask(second, meta={"progressToken": "two"}))
         parked.tell("notifications/progress", {"progressToken": "one", "progress": 100})
         parked.comes(Ask(third))

@@ -25,7 +25,7 @@ from django.conf import settings
 
 from apps.core.errors import InvalidInput, RateLimited
 from apps.gateway.services.asking import Ask, Client, check_question
-from apps.gateway.services.results import INPUT_REQUIRED
+from apps.gateway.services.results import INPUT_REQUIRED, size_of
 from apps.registry import services as registry
 
 STATE_SECONDS = 600
@@ -34,7 +34,8 @@ MOST_QUESTIONS = 16
 MOST_PARKED_OF_ONE = 8
 MOST_PARKED = 512
 MOST_MISSED = 32
-"""How much of what was said to a client between two rounds is kept for it: the latest."""
+LARGEST_MISSED = 4096
+"""How much of what was said to a client between two rounds is kept for it: the latest, unless it is long."""
 LARGEST_STATE = 65_536
 
 
@@ -173,7 +174,8 @@ class Parked:
     def tell(self, method: str, params: Mapping[str, Any]) -> None:
         """Tell the client, when it is there; progress under the token of the round that it has begun."""
         if self.is_away:
-            self.missed.append((method, params))
+            if size_of(params) <= LARGEST_MISSED:
+                self.missed.append((method, params))
             return
         if method == "notifications/progress":
             if self.progress_token is None:
