@@ -12,6 +12,7 @@ from apps.core.errors import InvalidInput, NotAuthenticated, NotFound
 from apps.core.ids import new_id
 from apps.jobs import services as jobs
 from apps.jobs.models import Job, State
+from apps.jobs.services import queue
 from apps.registry.models import Capability, HealthCheck, HealthHour, Server
 from apps.secrets import services as secrets
 from apps.secrets.models import Secret
@@ -154,6 +155,19 @@ def test_what_runs_for_a_takes_no_place_of_bs(world, settings):
 
     ours.refresh_from_db()
     assert ours.state == State.COMPLETED
+
+
+def test_a_place_that_is_free_at_b_is_given_to_a_job_of_bs(world, monkeypatch):
+    theirs, ours = (make_row(Job, organization, sent_at=None) for organization in (world.a, world.b))
+    assert theirs.pk < ours.pk
+    sent = []
+    monkeypatch.setattr(queue, "send", lambda job_id, kind: sent.append(job_id))
+
+    queue.send_held_back(world.b.id)
+
+    assert sent == [ours.pk]
+    theirs.refresh_from_db()
+    assert theirs.sent_at is None
 
 
 def test_what_a_has_deleted_b_cannot_bring_back(world):
