@@ -16,7 +16,7 @@ from apps.core import egress, threads
 from apps.core.threads import in_thread
 
 logger = logging.getLogger(__name__)
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 
 
 class Owner:
