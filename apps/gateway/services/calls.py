@@ -233,7 +233,9 @@ async def _ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str,
 
     async def start(parked: Parked) -> dict[str, Any]:
         listener.parked = parked
-        return await send({})
+        parked.share = budget.Share(budget.budget(), actor.organization_id)
+        with budget.counting(parked.share, actor.organization_id):
+            return await send({})
 
     place = Place(f"{key}@{actor.organization_id}", ask.bundle, errand.method, errand.thing.name, str(server_id))
     try:
