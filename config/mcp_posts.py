@@ -163,7 +163,7 @@ async def _post_legacy(request: Request, message: Message) -> None:
     if not message.method:
         session.answered(message.id, message.body)
     elif message.method == "notifications/cancelled":
-        stop = session.running.get(message.params.get("requestId", ""))
+        stop = session.running.get(message.cancels)
         if stop is not None:
             stop()
     else:

@@ -1,6 +1,7 @@
 """What is left of a request when it has ended: no bytes that count, no work, no entry, and nothing of a session."""
 
 import gc
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,3 +59,13 @@ def test_a_large_answer_after_a_question_counts_only_until_it_is_out(live: Live,
     wait_until(lambda: all(each.taken == 0 for each in budget._budgets.values()))
     gc.collect()
     assert not [each for each in gc.get_objects() if isinstance(each, Parked)]
+
+
+@pytest.mark.parametrize("wrong", [[1], {"a": 1}, None], ids=str)
+def test_to_cancel_what_has_no_number_cancels_nothing(live: Live, alice: Person, wrong: Any) -> None:
+    agent = agent_of(live, alice).open()
+    notice = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": wrong}}
+
+    answer = agent.post(json.dumps(notice).encode())
+
+    assert answer.status == 202, answer.text
