@@ -326,7 +326,7 @@ async def listen(request: Request, admit: Admit) -> None:
     if stream is None:
         stream = session.open_notices()
     if stream is session.notices:
-        changes = Changes(request.bundle, dict(CHANGES.values()), session.tell)
+        changes = Changes(request.bundle, dict(CHANGES.values()), session.tell, session.subscriptions)
     else:
         changes = Changes(request.bundle, {}, lambda _: None)
     await _while_admitted(request, stream.copy(request.send, after), admit, changes)

@@ -181,7 +181,7 @@ class Conversation:
             self._session.end()
         session.notices = self._lines
         self._session = session
-        self._watch(Changes("", dict(CHANGES.values()), session.tell))
+        self._watch(Changes("", dict(CHANGES.values()), session.tell, session.subscriptions))
         assert message.id is not None  # noqa: S101 - it is a request
         return result_message(message.id, said)
 

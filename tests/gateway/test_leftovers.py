@@ -2,6 +2,7 @@
 
 import gc
 import json
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from apps.core import budget
 from apps.gateway.services.rounds import Parked
-from tests.gateway.agent import LEGACY, META, MODERN, Agent, agent_of, offer
+from apps.gateway.services.subscriptions import _OfServer
+from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, add_tool, agent_of, change, offer, refresh
 from tests.gateway.conftest import Evil
 from tests.live import Live
 from tests.people import Person
@@ -69,3 +71,52 @@ def test_to_cancel_what_has_no_number_cancels_nothing(live: Live, alice: Person,
     answer = agent.post(json.dumps(notice).encode())
 
     assert answer.status == 202, answer.text
+
+
+def listening() -> list[_OfServer]:
+    """Who hears of resources, on behalf of a client."""
+    found = [each for each in gc.get_objects() if isinstance(each, _OfServer)]
+    return [each for each in found if each.task is not None and not each.task.done()]
+
+
+def stream_of(agent: Agent, uri: str) -> socket.socket:
+    """A stream on which the agent is told of a resource."""
+    if agent.revision == LEGACY:
+        assert "result" in agent.ask("resources/subscribe", {"uri": uri})
+        body, method = b"", "GET"
+    else:
+        meta = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
+        params = {"notifications": {"resourceSubscriptions": [uri]}, "_meta": meta}
+        body, method = (
+            json.dumps({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}).encode(),
+            "POST",
+        )
+    headers = {**agent._headers("subscriptions/listen", {}), "Host": "127.0.0.1", "Content-Length": str(len(body))}
+    if method == "GET":
+        headers.pop("Content-Length")
+    wire = socket.create_connection(("127.0.0.1", int(agent.url.rpartition(":")[2])), timeout=PATIENCE_SECONDS)
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    wire.sendall(f"{method} /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
+    assert b"200 OK" in wire.recv(65536)
+    return wire
+
+
+@pytest.mark.parametrize("revision", BOTH)
+def test_who_may_not_read_a_resource_any_more_hears_no_more_of_it(
+    live: Live, alice: Person, evil: Evil, revision: str
+) -> None:
+    server = offer(alice, "up", evil.url, protocol_version=MODERN)
+    resource = add_tool(
+        server,
+        "demo://note",
+        kind="resource",
+        definition={"uri": "demo://note", "name": "note"},
+        public_name="demo://note",
+    )
+    refresh(alice)
+    with stream_of(agent_of(live, alice, revision), "demo://note"):
+        assert len(listening()) == 1
+
+        change(resource, approved_digest="")
+
+        wait_until(lambda: not listening())
