@@ -1,5 +1,6 @@
 """What is left of a request when it has ended: no bytes that count, no work, no entry, and nothing of a session."""
 
+import asyncio
 import gc
 import json
 import socket
@@ -12,6 +13,11 @@ import pytest
 from apps.core import budget
 from apps.gateway.services.rounds import Parked
 from apps.gateway.services.subscriptions import _OfServer
+from config.mcp_messages import Message
+from config.mcp_methods import Exchange
+from config.mcp_posts import _finish
+from config.mcp_sessions import IDLE_SECONDS, Session, Sessions
+from config.mcp_streams import Reply
 from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, add_tool, agent_of, change, offer, refresh
 from tests.gateway.conftest import Evil
 from tests.live import Live
@@ -120,3 +126,116 @@ def test_who_may_not_read_a_resource_any_more_hears_no_more_of_it(
         change(resource, approved_digest="")
 
         wait_until(lambda: not listening())
+
+
+def test_a_client_cannot_leave_a_large_description_of_itself(live: Live, alice: Person) -> None:
+    hello = {"protocolVersion": LEGACY, "capabilities": {"experimental": {"x": "x" * 300_000}}}
+
+    answer = agent_of(live, alice).send("initialize", hello)
+
+    assert answer.json()["error"]["code"] == -32602
+    assert "mcp-session-id" not in answer.headers
+
+
+async def swallowed(_: Any) -> None:
+    """A connection that takes everything and brings nothing."""
+
+
+async def never() -> dict[str, Any]:
+    """A caller who stays and says nothing."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def session_of(sessions: Sessions, person: Person) -> Session:
+    """A session without a client."""
+    return sessions.open(person.actor, bundle="", version=LEGACY, capabilities={}, client_info={})
+
+
+def test_a_long_result_that_went_nowhere_can_be_read_again(alice: Person) -> None:
+    async def scenario() -> None:
+        stream = session_of(Sessions(), alice).new_stream()
+        stream.put(b"{}")
+        stream.put(b"x" * 3_000_000)
+        stream.end()
+        await stream.copy(swallowed)
+        read: list[bytes] = []
+
+        async def send(message: Any) -> None:
+            read.append(message.get("body", b""))
+
+        await stream.copy(send, after=1)
+
+        assert b"x" * 3_000_000 in b"".join(read)
+
+    asyncio.run(scenario())
+
+
+def test_what_ended_streams_keep_is_bounded_and_soon_gone(alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.mcp_sessions.MOST_KEPT_BYTES", 1_000_000)
+    monkeypatch.setattr("config.mcp_sessions.RESUME_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        sessions = Sessions()
+        opened = [session_of(sessions, alice) for _ in range(4)]
+        for session in opened * 3:
+            stream = session.new_stream()
+            stream.put(b"x" * 300_000)
+            stream.end()
+
+        assert sum(stream.size for session in opened for stream in session.streams.values()) == 900_000
+        sessions.end(opened[-1])
+        assert sessions.kept.size == 600_000
+        for _ in range(20 * PATIENCE_SECONDS):
+            if sessions.kept.size:
+                await asyncio.sleep(0.05)
+        assert not any(session.streams for session in opened[:-1])
+
+    asyncio.run(scenario())
+
+
+def test_a_session_whose_client_listened_for_long_is_not_ended_when_the_stream_breaks(alice: Person) -> None:
+    async def scenario() -> None:
+        sessions, now = Sessions(), asyncio.get_running_loop().time()
+        session = session_of(sessions, alice)
+        reading = asyncio.ensure_future(session.open_notices().copy(swallowed))
+        await asyncio.sleep(0)
+        sessions.end_idle(now + IDLE_SECONDS + 10)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+        sessions.end_idle(now + IDLE_SECONDS + 40)
+        assert not session.is_over
+
+        sessions.end_idle(now + 2 * IDLE_SECONDS + 60)
+        assert session.is_over
+
+    asyncio.run(scenario())
+
+
+def test_to_cancel_an_answer_that_is_on_its_way_sends_no_second_one(alice: Person) -> None:
+    async def scenario() -> None:
+        sent, is_sending, can_go_on = [], asyncio.Event(), asyncio.Event()
+        replies: list[Reply] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+            if message["type"] == "http.response.body":
+                is_sending.set()
+                await can_go_on.wait()
+
+        async def serve() -> None:
+            replies.append(Reply(send, never, can_stream=False))
+            ping = Message(1, "ping", {}, {})
+            await _finish(replies[0], Exchange(alice.actor, ping, replies[0], "", False, None, {}, {}), is_modern=False)
+
+        serving = asyncio.ensure_future(serve())
+        await is_sending.wait()
+        replies[0].cancel()
+        await asyncio.sleep(0)
+        can_go_on.set()
+        await serving
+
+        assert sent == ["http.response.start", "http.response.body"]
+
+    asyncio.run(scenario())
