@@ -13,6 +13,7 @@ import pytest
 from apps.core import budget
 from apps.gateway.services.rounds import Parked
 from apps.gateway.services.subscriptions import _OfServer
+from config import mcp_held
 from config.mcp_messages import Message
 from config.mcp_methods import Exchange
 from config.mcp_posts import _finish
@@ -239,3 +240,27 @@ def test_to_cancel_an_answer_that_is_on_its_way_sends_no_second_one(alice: Perso
         assert sent == ["http.response.start", "http.response.body"]
 
     asyncio.run(scenario())
+
+
+def test_who_does_not_read_a_stream_is_left_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_held, "LONGEST_PIECE_SECONDS", 0.1)
+
+    async def blocked(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        send = mcp_held.paced(blocked)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
+            await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    asyncio.run(scenario())
+
+
+def test_who_listens_too_often_is_told_so(live: Live, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.mcp_posts.MOST_STREAMS_OF_ONE_CALLER", 0)
+
+    error = agent_of(live, alice, MODERN).ask("subscriptions/listen", {"notifications": {}})["error"]
+
+    assert (error["code"], error["data"]["code"]) == (-32000, "RATE_LIMITED")
