@@ -13,6 +13,7 @@ import pytest
 from apps.core import budget
 from apps.gateway.services.rounds import Parked
 from apps.gateway.services.subscriptions import _OfServer
+from apps.registry.models import Capability
 from config import mcp_held
 from config.mcp_messages import Message
 from config.mcp_methods import Exchange
@@ -68,6 +69,16 @@ def test_a_large_answer_after_a_question_counts_only_until_it_is_out(live: Live,
     wait_until(lambda: all(each.taken == 0 for each in budget._budgets.values()))
     gc.collect()
     assert not [each for each in gc.get_objects() if isinstance(each, Parked)]
+
+
+def test_what_one_person_answered_is_not_kept_for_another(live: Live, alice: Person, prying: Evil) -> None:
+    change(Capability.objects.get(name="pry"), risk="low", cache_seconds=60)
+    hers, other = agent_of(live, alice, MODERN), agent_of(live, alice, MODERN)
+    question = asked(hers)
+    answers = {name: {"action": "accept", "content": {"name": "Ada"}} for name in question["inputRequests"]}
+    assert "Ada" in asked(hers, requestState=question["requestState"], inputResponses=answers)["content"][0]["text"]
+
+    assert asked(other)["resultType"] == "input_required"
 
 
 @pytest.mark.parametrize("wrong", [[1], {"a": 1}, None], ids=str)
