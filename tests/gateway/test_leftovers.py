@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from apps.core import budget
-from apps.gateway.services.rounds import Parked
+from apps.core.errors import InvalidInput
+from apps.gateway.services.asking import Ask, Silent
+from apps.gateway.services.rounds import Parked, Place, park
 from apps.gateway.services.subscriptions import _OfServer
 from apps.registry.models import Capability
 from config import mcp_held
@@ -275,3 +277,26 @@ def test_who_listens_too_often_is_told_so(live: Live, alice: Person, monkeypatch
     error = agent_of(live, alice, MODERN).ask("subscriptions/listen", {"notifications": {}})["error"]
 
     assert (error["code"], error["data"]["code"]) == (-32000, "RATE_LIMITED")
+
+
+def test_who_continues_a_call_is_told_when_another_of_its_requests_gives_it_up() -> None:
+    async def scenario() -> None:
+        place, client = Place("alice", "", "tools/call", "up__pry", "up"), Silent(is_modern=True)
+
+        async def start(parked: Parked) -> dict[str, Any]:
+            await parked.asked("elicitation/create", {})
+            return await never()
+
+        first = await park(Ask(client), place, start)
+        answers = {name: {"action": "accept"} for name in first["inputRequests"]}
+        going_on = Ask(client, request_state=first["requestState"], input_responses=answers)
+        one, other = (asyncio.ensure_future(park(going_on, place, start)) for _ in range(2))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+        one.cancel()
+
+        with pytest.raises(InvalidInput):
+            await other
+
+    asyncio.run(scenario())

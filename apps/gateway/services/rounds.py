@@ -111,6 +111,10 @@ def _wrong_state() -> InvalidInput:
     )
 
 
+def _ended() -> InvalidInput:
+    return InvalidInput.for_field("requestState", "The call that this continues has ended. Begin it again.")
+
+
 def _seal() -> Fernet:
     key = hashlib.sha256(b"gatehouse mcp state\x00" + settings.SECRET_KEY.encode()).digest()
     return Fernet(base64.urlsafe_b64encode(key))
@@ -311,7 +315,7 @@ async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[
     if ask.request_state is not None:
         found = lot.find(place.caller, open_state(place, ask.request_state).parked)
         if found is None:
-            raise InvalidInput.for_field("requestState", "The call that this continues has ended. Begin it again.")
+            raise _ended()
         parked = found
         parked.comes(ask)
         parked.answer(ask.input_responses)
@@ -336,6 +340,8 @@ async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[
     if ask.share is not None:
         ask.share.take(held)  # from here on the last round holds it
     assert parked.work is not None  # noqa: S101 - it has ended
+    if parked.work.cancelled():  # by another request that continued it, or by the end of its time; not ours
+        raise _ended()
     return parked.work.result()
 
 
