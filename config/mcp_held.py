@@ -20,16 +20,22 @@ LONGEST_PIECE_SECONDS = 30.0
 
 
 def paced(send: Send) -> Send:
-    """A `send` that gives large bodies in pieces, each when the one before has left; who reads too slowly is left."""
-    is_left = False
+    """A `send` that gives large bodies in pieces, each when the one before has left; who reads too slowly is left.
+
+    The parts of a stream are pieces too: a large result may wait behind them.
+    """
+    is_left = is_stream = False
 
     async def send_pieces(message: Message) -> None:
-        nonlocal is_left
+        nonlocal is_left, is_stream
         body: bytes = message.get("body", b"")
-        if len(body) <= PIECE_BYTES or is_left:
-            await _unless(is_left, send, message)
+        if is_left:
             return
-        starts = range(0, len(body), PIECE_BYTES)
+        is_stream = is_stream or bool(message.get("more_body"))
+        if len(body) <= PIECE_BYTES and not is_stream:
+            await send(message)  # the server takes a small answer at once
+            return
+        starts = range(0, len(body) or 1, PIECE_BYTES)
         for start in starts:
             more = bool(message.get("more_body")) or start != starts[-1]
             try:
@@ -42,8 +48,3 @@ def paced(send: Send) -> Send:
                 return
 
     return send_pieces
-
-
-async def _unless(is_left: bool, send: Send, message: Message) -> None:
-    if not is_left:
-        await send(message)

@@ -74,6 +74,13 @@ class Message:
         found = self.params.get("_meta")
         return found if isinstance(found, dict) else {}
 
+    @property
+    def cancels(self) -> str | int:
+        """The id of the request that a notification cancels; empty, which is nobody's, for what is no id."""
+        number: Any = self.params.get("requestId")
+        wanted: str | int = number if _is_id(number) else ""
+        return wanted
+
 
 def read_message(parsed: Any) -> Message:
     """One message out of a parsed body; raises RpcError for a batch and for what is no message."""

@@ -17,6 +17,7 @@ from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotFound, ServiceError
 from apps.gateway import services as gateway
 from apps.gateway.services.asking import LOG_LEVELS
+from apps.gateway.services.results import size_of
 from apps.registry import services as registry
 from config.mcp_messages import (
     INTERNAL_ERROR,
@@ -44,6 +45,8 @@ from config.outages import as_outage
 logger = logging.getLogger(__name__)
 
 LIST_SECONDS = 5
+LARGEST_HELLO = 262_144
+"""How long a client's capabilities and its name, with its icons, may be: a session keeps them."""
 URL_ELICITATION_REQUIRED = -32042
 _TRAVELS = ("progressToken", "traceparent", "tracestate", "baggage", META + "logLevel")
 _VERBATIM = frozenset({MISSING_CAPABILITY, URL_ELICITATION_REQUIRED})
@@ -207,6 +210,8 @@ async def hello(actor: Actor, params: Mapping[str, Any], bundle: str) -> tuple[s
     asked = params.get("protocolVersion")
     if not isinstance(asked, str) or not isinstance(params.get("capabilities", {}), dict):
         raise malformed("initialize takes protocolVersion, a text, and capabilities, an object.")
+    if size_of([params.get("capabilities"), params.get("clientInfo")]) > LARGEST_HELLO:
+        raise malformed(f"What a client says of itself may have at most {LARGEST_HELLO} bytes.")
     version = asked if asked in LEGACY else LEGACY[-1]
     view = await gateway.view_for(actor, bundle=bundle)
     said: dict[str, Any] = {

@@ -28,15 +28,18 @@ class Put(Protocol):
 
 @dataclass(slots=True)
 class Changes:
-    """What one caller's lists looked like, and whom to tell when one looks different."""
+    """What one caller's lists looked like, and whom to tell when one looks different; what they still may hear of."""
 
     bundle: str
     kinds: Mapping[str, tuple[Any, ...]]
     tell: Callable[[str], None]
+    subscriptions: gateway.Subscriptions | None = None
     _seen: dict[str, tuple[str, ...]] | None = None
 
     async def look(self, actor: Actor) -> None:
-        """Tell what has changed since the last look."""
+        """Tell what has changed since the last look, and hear no more of what the actor has lost."""
+        if self.subscriptions is not None:
+            await self.subscriptions.keep_allowed(actor, bundle=self.bundle)
         if not self.kinds:
             return
         view = await gateway.view_for(actor, bundle=self.bundle)
@@ -66,13 +69,17 @@ class Telling:
 
         honoured: dict[str, Any] = {name: True for name in CHANGES if wanted.get(name) is True}
         subscriptions = gateway.Subscriptions(lambda uri: tell(UPDATED, uri=uri))
-        heard = await _add_all(subscriptions, actor, message, bundle)
-        tell(
-            "notifications/subscriptions/acknowledged",
-            notifications={**honoured, "resourceSubscriptions": heard} if heard else honoured,
-        )
-        changes = Changes(bundle, dict(CHANGES[name] for name in honoured), tell)
-        await changes.look(actor)
+        try:
+            heard = await _add_all(subscriptions, actor, message, bundle)
+            tell(
+                "notifications/subscriptions/acknowledged",
+                notifications={**honoured, "resourceSubscriptions": heard} if heard else honoured,
+            )
+            changes = Changes(bundle, dict(CHANGES[name] for name in honoured), tell, subscriptions)
+            await changes.look(actor)
+        except BaseException:
+            subscriptions.close()
+            raise
         return cls(changes, subscriptions)
 
     def end(self) -> None:

@@ -21,11 +21,10 @@ from mcp.shared.inbound import (
 
 from apps.core import budget
 from apps.core.actor import Actor
-from apps.core.errors import ServiceError
+from apps.core.errors import RateLimited, ServiceError
 from apps.gateway import services as gateway
 from config.mcp_messages import (
     HEADER_MISMATCH,
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
     LEGACY,
@@ -33,6 +32,7 @@ from config.mcp_messages import (
     MODERN,
     Message,
     RpcError,
+    as_rpc_error,
     error_message,
     read_message,
     result_message,
@@ -163,7 +163,7 @@ async def _post_legacy(request: Request, message: Message) -> None:
     if not message.method:
         session.answered(message.id, message.body)
     elif message.method == "notifications/cancelled":
-        stop = session.running.get(message.params.get("requestId", ""))
+        stop = session.running.get(message.cancels)
         if stop is not None:
             stop()
     else:
@@ -326,7 +326,7 @@ async def listen(request: Request, admit: Admit) -> None:
     if stream is None:
         stream = session.open_notices()
     if stream is session.notices:
-        changes = Changes(request.bundle, dict(CHANGES.values()), session.tell)
+        changes = Changes(request.bundle, dict(CHANGES.values()), session.tell, session.subscriptions)
     else:
         changes = Changes(request.bundle, {}, lambda _: None)
     await _while_admitted(request, stream.copy(request.send, after), admit, changes)
@@ -351,8 +351,8 @@ async def _subscribe(request: Request, message: Message, admit: Admit) -> None:
         return
     owner = f"{request.actor.key_id or request.actor.id}"
     if _streams.get(owner, 0) >= MOST_STREAMS_OF_ONE_CALLER:
-        error = RpcError(INTERNAL_ERROR, f"You listen {MOST_STREAMS_OF_ONE_CALLER} times already. End one of them.")
-        await request.give_error(200, error, number)
+        refused = RateLimited(f"You listen {MOST_STREAMS_OF_ONE_CALLER} times already. End one of them.")
+        await request.give_error(200, as_rpc_error(refused), number)
         return
     _streams[owner] = _streams.get(owner, 0) + 1
     try:

@@ -5,6 +5,7 @@ and an organisation, has a share of its own: one more ends the one that was left
 """
 
 import asyncio
+import contextvars
 import itertools
 import secrets
 from collections import OrderedDict
@@ -16,7 +17,7 @@ from uuid import UUID
 from apps.core.actor import Actor
 from apps.gateway import services as gateway
 from config.mcp_messages import call_message
-from config.mcp_streams import Stream
+from config.mcp_streams import RESUME_SECONDS, Stream
 
 RELAYED = "gatehouse.relayed"
 """Marks in a scope a request that another web process has passed on, and that answers whoever asks."""
@@ -26,6 +27,8 @@ IDLE_SECONDS = 1800.0
 SWEEP_SECONDS = 30.0
 MOST_STREAMS = 32
 """How many ended streams a session keeps for clients whose connection broke."""
+MOST_KEPT_BYTES = 67_108_864
+"""How many bytes of ended streams all sessions together keep; the oldest go first."""
 PRIMED_SINCE = "2025-11-25"
 ROOTS_CHANGED = "notifications/roots/list_changed"
 UPDATED = "notifications/resources/updated"
@@ -44,6 +47,32 @@ class Notices(Protocol):
 
     def end(self) -> None:
         """Nothing follows."""
+
+
+class Kept:
+    """The ended streams of all sessions in which clients may read on: for a while, and up to a bound."""
+
+    def __init__(self) -> None:
+        self._streams: OrderedDict[Stream, tuple[Session, int, asyncio.TimerHandle]] = OrderedDict()
+        self.size = 0
+
+    def keep(self, session: "Session", stream: Stream) -> None:
+        """Keep a stream that ends now."""
+        loop = asyncio.get_running_loop()
+        expiry = loop.call_later(RESUME_SECONDS, self.drop, stream, context=contextvars.Context())
+        self._streams[stream] = session, stream.size, expiry
+        self.size += stream.size
+        while self.size > MOST_KEPT_BYTES:
+            self.drop(next(iter(self._streams)))
+
+    def drop(self, stream: Stream) -> None:
+        """Keep it no more; whoever reads it just now reads it to its end."""
+        found = self._streams.pop(stream, None)
+        if found is not None:
+            session, size, expiry = found
+            self.size -= size
+            expiry.cancel()
+            session.streams.pop(stream.name, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +94,7 @@ class Session:
     streams: "OrderedDict[str, Stream]" = field(default_factory=OrderedDict)
     notices: Notices | None = None
     subscriptions: gateway.Subscriptions = field(init=False)
+    kept: Kept = field(default_factory=Kept)
     _numbers: Any = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
@@ -73,10 +103,15 @@ class Session:
     def new_stream(self) -> Stream:
         """A stream whose events can be read again."""
         name = f"{next(self._numbers):x}"
-        stream = self.streams[name] = Stream(name, is_primed=self.version >= PRIMED_SINCE)
+        stream = Stream(name, is_primed=self.version >= PRIMED_SINCE, ended=self._keep)
+        self.streams[name] = stream
         for old in [each for each in self.streams.values() if each.is_ended][:-MOST_STREAMS]:
-            del self.streams[old.name]
+            self.kept.drop(old)
         return stream
+
+    def _keep(self, stream: Stream) -> None:
+        if not self.is_over:
+            self.kept.keep(self, stream)
 
     def open_notices(self) -> Stream:
         """The stream for what belongs to no request; a newer one takes the place of the older."""
@@ -133,8 +168,9 @@ class Session:
         self.is_over = True
         for stop in list(self.running.values()):
             stop()
-        for stream in self.streams.values():
+        for stream in list(self.streams.values()):
             stream.end()
+            self.kept.drop(stream)
         for question in list(self.questions.values()):
             question.cancel()
         self.subscriptions.close()
@@ -152,6 +188,7 @@ class Sessions:
 
     _open: "OrderedDict[str, Session]" = field(default_factory=OrderedDict)
     _by_organization: "dict[UUID | None, OrderedDict[str, Session]]" = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
 
     def open(
         self,
@@ -164,8 +201,9 @@ class Sessions:
     ) -> Session:
         """Begin a session; its owner's oldest ones are ended where this is one too many."""
         session = Session(
-            secrets.token_hex(16), owner_of(actor), actor.organization_id, bundle, version, capabilities, client_info
-        )
+            secrets.token_hex(16), owner_of(actor), actor.organization_id, bundle, version, capabilities, client_info,
+            kept=self.kept,
+        )  # fmt: skip
         mine = self._by_organization.setdefault(actor.organization_id, OrderedDict())
         self._open[session.id] = mine[session.id] = session
         self._use(session)
@@ -200,7 +238,9 @@ class Sessions:
     def end_idle(self, now: float) -> None:
         """End what was left alone for long."""
         for session in list(self._open.values()):
-            if session.is_idle and now - session.used_at > IDLE_SECONDS:
+            if not session.is_idle:
+                session.used_at = now
+            elif now - session.used_at > IDLE_SECONDS:
                 self.end(session)
 
     def listening(self) -> list[Session]:

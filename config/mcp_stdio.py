@@ -6,12 +6,14 @@ not in their order; what has to be said before a result is simply written.
 
 import asyncio
 import json
+import logging
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 
 from apps.auth import services as auth
@@ -34,10 +36,15 @@ from config.mcp_messages import (
 from config.mcp_methods import Exchange, answer, hello
 from config.mcp_notices import CHANGES, Changes, Telling
 from config.mcp_sessions import Session, owner_of
+from config.outages import as_outage
+
+logger = logging.getLogger(__name__)
 
 HERE = "127.0.0.1"
 """From where somebody calls over standard input: this machine. A key that is bound to addresses has to allow it."""
 MOST_AT_ONCE = 64
+MOST_UNDER_WAY = 1024
+"""How many requests are taken before the next one is refused; those beyond MOST_AT_ONCE wait for their turn."""
 WATCH_SECONDS = 1.0
 PARSE_ERROR = -32700
 
@@ -107,26 +114,35 @@ class Conversation:
             self._lines.put(error_message(None, error))
             return
         if message.is_request:
-            await self._room.acquire()
             assert message.id is not None  # noqa: S101 - it is a request
+            if message.id in self._tasks or len(self._tasks) >= MOST_UNDER_WAY:
+                said = "A request of this id is under way." if message.id in self._tasks else "Too many are under way."
+                self._lines.put(error_message(message.id, RpcError(INVALID_REQUEST, said)))
+                return
             task = asyncio.get_running_loop().create_task(self._answer(message))
             self._tasks[message.id] = task
             task.add_done_callback(lambda done: self._ended(message.id, done))
         elif not message.method and self._session is not None:
             self._session.answered(message.id, message.body)
         elif message.method == "notifications/cancelled":
-            task_of = self._tasks.get(message.params.get("requestId", ""))
+            task_of = self._tasks.get(message.cancels)
             if task_of is not None:
                 task_of.cancel()
         elif self._session is not None:
             self._session.heard(message.method, message.params)
 
     def _ended(self, number: str | int | None, done: "asyncio.Task[None]") -> None:
-        self._room.release()
         if number is not None and self._tasks.get(number) is done:
             del self._tasks[number]
 
     async def _answer(self, message: Message) -> None:
+        # The turn is waited for here and not by who reads: what is under way may wait for the next line.
+        async with AsyncExitStack() as turn:
+            if message.method != "subscriptions/listen":
+                await turn.enter_async_context(self._room)
+            await self._answer_now(message)
+
+    async def _answer_now(self, message: Message) -> None:
         mark = logs.current_actor.set(None)
         try:
             actor = await self._actor()
@@ -139,6 +155,11 @@ class Conversation:
                 body = await self._answer_legacy(actor, message)
         except RpcError as error:
             body = error_message(message.id, error)
+        except Exception as error:
+            refused = error if isinstance(error, ServiceError) else as_outage(error) or ServiceError()
+            if refused.code == ServiceError.code:
+                logger.exception("A message could not be answered.")
+            body = error_message(message.id, as_rpc_error(refused))
         finally:
             logs.current_actor.reset(mark)
         self._lines.put(body)
@@ -156,9 +177,11 @@ class Conversation:
             "stdio", owner_of(actor), actor.organization_id, "", version, message.params.get("capabilities") or {},
             info if isinstance(info, dict) else {},
         )  # fmt: skip
+        if self._session is not None:
+            self._session.end()
         session.notices = self._lines
         self._session = session
-        self._watch(Changes("", dict(CHANGES.values()), session.tell))
+        self._watch(Changes("", dict(CHANGES.values()), session.tell, session.subscriptions))
         assert message.id is not None  # noqa: S101 - it is a request
         return result_message(message.id, said)
 
@@ -197,7 +220,7 @@ class Conversation:
     def _watch(self, changes: Changes) -> None:
         async def look() -> None:
             while True:
-                with suppress(RpcError, ServiceError):
+                with suppress(RpcError, ServiceError, OperationalError, InterfaceError):
                     await changes.look(await self._actor())
                 await asyncio.sleep(WATCH_SECONDS)
 

@@ -43,8 +43,11 @@ def place_of(last_event_id: str) -> tuple[str, int] | None:
 class Stream:
     """A sequence of messages that is written as it happens and read by whoever holds the connection."""
 
-    def __init__(self, name: str = "", *, is_primed: bool = False) -> None:
+    def __init__(
+        self, name: str = "", *, is_primed: bool = False, ended: "Callable[[Stream], None] | None" = None
+    ) -> None:
         self.name = name
+        self._tell_ended = ended
         self.readers = 0
         self.is_ended = False
         self._first = 1
@@ -64,8 +67,15 @@ class Stream:
         self._news.set()
         return True
 
+    @property
+    def size(self) -> int:
+        """How many bytes it keeps."""
+        return self._size
+
     def end(self) -> None:
         """Nothing follows."""
+        if not self.is_ended and self._tell_ended is not None:
+            self._tell_ended(self)
         self.is_ended = True
         self._news.set()
 
@@ -111,8 +121,14 @@ class Stream:
         return 0 if waiting <= 0 else sum(map(len, list(self._events)[-waiting:]))
 
     def _forget(self) -> None:
-        """Keep what may be read again, and what was not read yet up to a bound that ends the keeping of anything."""
+        """Keep what may be read again, and what was not read yet up to a bound that ends the keeping of anything.
+
+        The last message, which is the result in the end, is kept however long it is: that it was sent does not say that
+        it has arrived.
+        """
         while self._events and self._first <= self._read_to and (not self.name or self._is_over()):
+            if self.name and len(self._events) == 1:
+                break
             self._drop()
         while self._size > MOST_WAITING_BYTES and len(self._events) > 1:
             self._drop()
@@ -175,8 +191,8 @@ class Reply:
             await self._send({"type": "http.response.body", "body": b""})
 
     def cancel(self) -> None:
-        """Give up the work: its caller has left, or wants no answer any more."""
-        if self._work is not None and not self.is_cancelled:
+        """Give up the work: its caller has left, or wants no answer any more; one on its way is not taken back."""
+        if self._work is not None and not self.is_cancelled and not self._is_over:
             self.is_cancelled = True
             self._work.cancel()
 

@@ -5,6 +5,7 @@ from typing import Any
 from django.db.backends.postgresql import base
 
 from config.postgresql.patience import Patience
+from config.postgresql.silence import limit
 
 _patience = Patience()
 """One for all threads: what one of them has found out the others need not."""
@@ -16,4 +17,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Connect, again if need be."""
         connect = super().get_new_connection
-        return _patience.connect(lambda: connect(conn_params))
+        made = _patience.connect(lambda: connect(conn_params))
+        limit(made)
+        return made

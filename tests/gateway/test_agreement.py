@@ -10,7 +10,7 @@ import pytest
 from apps.core.errors import BackendDown
 from apps.gateway.services import agreement
 from apps.gateway.services.pool import Upstreams
-from tests.fixtures.faults import FaultProxy, own_redis
+from tests.fixtures.faults import FaultProxy, Mode, own_redis
 from tests.gateway.test_upstreams import ALICE, FakeUpstream, World, answer, call, crash, slow, world
 
 __all__ = ["world"]
@@ -207,11 +207,14 @@ def test_a_probe_that_is_given_up_makes_room_for_another(world: World, shared: A
     run(story)
 
 
-def test_without_a_redis_that_answers_each_process_goes_by_what_it_sees(world: World, shared: Any, redis: str) -> None:
+@pytest.mark.parametrize("mode", ["swallow", "refuse", "drip", "half"])
+def test_without_a_redis_that_answers_each_process_goes_by_what_it_sees(
+    world: World, shared: Any, redis: str, mode: Mode
+) -> None:
     counting = Counting(crash)
     server = world.server("notes", behaviour=counting)
     with FaultProxy(int(redis.rpartition(":")[2].partition("/")[0])) as proxy:
-        proxy.set("swallow")
+        proxy.set(mode)
         shared(f"redis://127.0.0.1:{proxy.port}/0")
 
         async def story(one: Upstreams, other: Upstreams) -> None:

@@ -229,3 +229,33 @@ def test_the_modern_revision_stamps_its_results(alice: Person) -> None:
         assert result["cacheScope"] == "private"
     finally:
         pipe.close()
+
+
+def test_who_has_much_under_way_is_still_heard(alice: Person) -> None:
+    pipe = Pipe(env_of(alice)).open()
+    stamp = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
+    try:
+        listening = {"_meta": stamp, "notifications": {"toolsListChanged": True}}
+        for number in range(100, 180):
+            pipe.write({"jsonrpc": "2.0", "id": number, "method": "subscriptions/listen", "params": listening})
+            assert pipe.read()["method"] == "notifications/subscriptions/acknowledged"
+
+        assert "result" in pipe.ask(1, "tools/list", {})
+    finally:
+        pipe.close()
+
+
+def test_an_id_that_is_under_way_is_not_used_twice_and_what_is_no_id_cancels_nothing(alice: Person) -> None:
+    pipe = Pipe(env_of(alice)).open()
+    stamp = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
+    listening = {"_meta": stamp, "notifications": {}}
+    pipe.write({"jsonrpc": "2.0", "id": 7, "method": "subscriptions/listen", "params": listening})
+    pipe.read()
+    try:
+        for wrong in ([7], {"7": 7}, None):
+            pipe.write({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": wrong}})
+
+        assert "under way" in pipe.ask(7, "tools/list", {})["error"]["message"]
+        assert "result" in pipe.ask(8, "tools/list", {})
+    finally:
+        pipe.close()

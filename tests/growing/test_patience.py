@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 from django.test import Client
 from psycopg import OperationalError as ConnectionFailed
@@ -12,9 +13,12 @@ from apps.auth import services as auth
 from apps.registry import services as registry
 from config import middleware
 from config.outages import as_outage
-from config.postgresql import patience
+from config.postgresql import patience, silence
 from config.postgresql.patience import Patience, is_passing
+from tests.fixtures.faults import FaultProxy
 
+SOON_SECONDS = 20
+"""Far more than a second, far less than for ever."""
 REFUSED = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: Connection refused'
 STARTING = "connection failed: FATAL:  the database system is starting up"
 WRONG = 'connection failed: FATAL:  password authentication failed for user "gatehouse"'
@@ -142,6 +146,61 @@ def test_a_statement_that_takes_too_long_is_ended_and_said_to_be_so():
     outage = as_outage(caught.value)
     assert outage is not None
     assert (outage.status, outage.message) == (503, "The database is too busy. Try again in a moment.")
+
+
+@pytest.fixture
+def far():
+    """A connection of its own to this PostgreSQL, and the way that leads there."""
+    there = connection.settings_dict
+    with FaultProxy(int(there["PORT"]), there["HOST"]) as proxy:
+        second = connection.copy()
+        second.settings_dict |= {"HOST": "127.0.0.1", "PORT": str(proxy.port)}
+        try:
+            yield second, proxy
+        finally:
+            second.close()
+
+
+@pytest.mark.postgres_only
+@pytest.mark.django_db
+@pytest.mark.parametrize("mode", ["swallow", "drip", "half", "refuse"])
+def test_a_server_that_takes_a_statement_and_does_not_answer_is_given_up_in_time(far, monkeypatch, mode):
+    second, proxy = far
+    with second.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    monkeypatch.setattr(silence, "ANSWER_SECONDS", 1 - settings.ENV.database_statement_seconds)
+    proxy.set(mode)
+
+    began = time.monotonic()
+    with pytest.raises((OperationalError, InterfaceError)) as caught, second.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert time.monotonic() - began < SOON_SECONDS
+    outage = as_outage(caught.value)
+    assert outage is not None
+    assert outage.status == 503
+
+    proxy.set("pass")
+    second.close()
+    with second.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+
+
+@pytest.mark.postgres_only
+@pytest.mark.django_db
+def test_a_late_network_and_a_migration_are_waited_for(far, monkeypatch):
+    second, proxy = far
+    with second.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    proxy.set("late")
+    with second.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+
+    monkeypatch.setattr(silence, "ANSWER_SECONDS", 0.5 - settings.ENV.database_statement_seconds)
+    with second.cursor() as cursor:
+        cursor.connection.has_no_limit = True
+        cursor.execute("SELECT pg_sleep(1.5)")
 
 
 def test_a_bug_is_no_outage():

@@ -53,6 +53,8 @@ class Errand:
     revision: int
     method: str
     params: dict[str, Any]
+    was_asked: bool = False
+    """Whether what the client answered to a question is in the result."""
 
     @classmethod
     def to(cls, thing: Tool | Offer, view: View, method: str, params: dict[str, Any]) -> "Errand":
@@ -184,10 +186,11 @@ async def _carry_tool(
         return await _ask_tool(actor, errand, ask, checks)
     # The credentials belong to the server and the revision changes with them: nobody sees what another one's opened.
     key = (actor.organization_id, item.server_id, view.revision, item.name, canonical(arguments))
-    kept = _kept_results.get(key)
+    errand.was_asked = ask.request_state is not None or ask.input_responses is not None
+    kept = None if errand.was_asked else _kept_results.get(key)
     if kept is None:
         kept = await _ask_tool(actor, errand, ask, checks)
-        if kept[0].get("resultType") != INPUT_REQUIRED:
+        if kept[0].get("resultType") != INPUT_REQUIRED and not errand.was_asked:
             _kept_results.keep(key, *kept, seconds=item.cache_seconds)
     return kept
 
@@ -228,12 +231,16 @@ async def _ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str,
 
     async def send(more: Mapping[str, Any]) -> dict[str, Any]:
         asked = {**params, **more} if more else params
+        errand.was_asked = errand.was_asked or bool(more)
         result, _ = await pool.request(server_id, errand.revision, caller, errand.method, asked, listener=listener)
+        errand.was_asked = errand.was_asked or listener.has_asked
         return result
 
     async def start(parked: Parked) -> dict[str, Any]:
         listener.parked = parked
-        return await send({})
+        parked.share = budget.Share(budget.budget(), actor.organization_id)
+        with budget.counting(parked.share, actor.organization_id):
+            return await send({})
 
     place = Place(f"{key}@{actor.organization_id}", ask.bundle, errand.method, errand.thing.name, str(server_id))
     try:

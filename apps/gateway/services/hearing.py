@@ -27,6 +27,7 @@ class CallListener:
 
     def __init__(self, client: Client, route: registry.ServerRoute) -> None:
         self.parked: Parked | None = None
+        self.has_asked = False
         self._client = client
         self._route = route
 
@@ -47,6 +48,7 @@ class CallListener:
         except registry.Refused as refusal:
             await note_refusal(self._route, method, refusal)
             raise
+        self.has_asked = True
         if self.parked is not None:
             return await self.parked.asked(method, params)
         return await client.ask(method, params)

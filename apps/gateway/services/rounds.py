@@ -23,6 +23,7 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 
+from apps.core import budget
 from apps.core.errors import InvalidInput, RateLimited
 from apps.gateway.services.asking import Ask, Client, check_question
 from apps.gateway.services.results import INPUT_REQUIRED, size_of
@@ -110,6 +111,10 @@ def _wrong_state() -> InvalidInput:
     )
 
 
+def _ended() -> InvalidInput:
+    return InvalidInput.for_field("requestState", "The call that this continues has ended. Begin it again.")
+
+
 def _seal() -> Fernet:
     key = hashlib.sha256(b"gatehouse mcp state\x00" + settings.SECRET_KEY.encode()).digest()
     return Fernet(base64.urlsafe_b64encode(key))
@@ -160,6 +165,9 @@ class Parked:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     touched_at: float = field(default_factory=time.monotonic)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
+    share: budget.Share | None = None
+    """What the call holds: the request that began it has ended before its result comes."""
+    expiry: asyncio.TimerHandle | None = None
     progress_token: Any = None
     is_away: bool = False
     missed: "deque[tuple[str, Mapping[str, Any]]]" = field(default_factory=lambda: deque(maxlen=MOST_MISSED))
@@ -242,7 +250,7 @@ class ParkingLot:
             )
         parked.id = f"{self.process}.{secrets.token_hex(12)}"
         self._parked[parked.id] = parked
-        asyncio.get_running_loop().call_later(STATE_SECONDS, self._expire, parked, context=contextvars.Context())
+        self._look_after(STATE_SECONDS, parked)
 
     def find(self, caller: str, parked_id: str) -> Parked | None:
         """The caller's own call."""
@@ -255,8 +263,12 @@ class ParkingLot:
     def end(self, parked: Parked) -> None:
         """It needs no place any more; work that goes on is ended."""
         self._parked.pop(parked.id, None)
+        if parked.expiry is not None:
+            parked.expiry.cancel()  # a timer keeps what it is about, the result included
         if parked.work is not None and not parked.work.done():
             parked.work.cancel()
+        if parked.share is not None:
+            parked.share.release()
 
     def end_all(self) -> None:
         """The end of the server."""
@@ -270,11 +282,15 @@ class ParkingLot:
         if left <= 1:
             self.end(parked)
         else:
-            asyncio.get_running_loop().call_later(left, self._expire, parked, context=contextvars.Context())
+            self._look_after(left, parked)
+
+    def _look_after(self, seconds: float, parked: Parked) -> None:
+        loop = asyncio.get_running_loop()
+        parked.expiry = loop.call_later(seconds, self._expire, parked, context=contextvars.Context())
 
     def _sweep(self) -> None:
         for parked in [each for each in self._parked.values() if each.work is not None and each.work.done()]:
-            self._parked.pop(parked.id, None)
+            self.end(parked)
 
 
 _lots: dict[asyncio.AbstractEventLoop, ParkingLot] = {}
@@ -299,7 +315,7 @@ async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[
     if ask.request_state is not None:
         found = lot.find(place.caller, open_state(place, ask.request_state).parked)
         if found is None:
-            raise InvalidInput.for_field("requestState", "The call that this continues has ended. Begin it again.")
+            raise _ended()
         parked = found
         parked.comes(ask)
         parked.answer(ask.input_responses)
@@ -319,8 +335,13 @@ async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[
     except BaseException:
         lot.end(parked)
         raise
+    held = parked.share.size if parked.share is not None else 0
     lot.end(parked)
+    if ask.share is not None:
+        ask.share.take(held)  # from here on the last round holds it
     assert parked.work is not None  # noqa: S101 - it has ended
+    if parked.work.cancelled():  # by another request that continued it, or by the end of its time; not ours
+        raise _ended()
     return parked.work.result()
 
 

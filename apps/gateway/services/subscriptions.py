@@ -17,9 +17,9 @@ from apps.core.actor import Actor
 from apps.core.errors import NotPermitted, RateLimited, ServiceError
 from apps.gateway.services.asking import Ask
 from apps.gateway.services.catalogue import view_for
-from apps.gateway.services.offers import action_of
+from apps.gateway.services.offers import UnknownResource, action_of
 from apps.gateway.services.pool import upstreams
-from apps.gateway.services.views import Found
+from apps.gateway.services.views import Found, View
 from apps.gateway.services.ways import Caller
 from apps.policies.services import decide
 from apps.registry import services as registry
@@ -58,6 +58,14 @@ class _OfServer:
         """Nobody is asked outside of a call."""
         raise registry.Refused(-32601, "Clients are asked only while a call of theirs is carried out.")
 
+    def is_in(self, view: View, own: str, listed: str) -> bool:
+        """Whether a view leads from the URI that the client knows to the one of this server."""
+        try:
+            found = view.find_resource(listed)
+        except UnknownResource:
+            return False
+        return found.uri == own and found.offer.upstream.server_id == self.server_id
+
     async def ask(self, method: str, uri: str) -> None:
         """Subscribe at a server of the older era, or take it back."""
         await upstreams().request(self.server_id, self.revision, self.caller, method, {"uri": uri})
@@ -92,6 +100,7 @@ class Subscriptions:
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._servers: dict[UUID, _OfServer] = {}
+        self._checked: View | None = None
 
     async def add(self, actor: Actor, uri: str, ask: Ask) -> None:
         """Subscribe to a resource; raises UnknownResource, NotPermitted, RateLimited or what the server says."""
@@ -122,6 +131,19 @@ class Subscriptions:
                         with suppress(ServiceError):
                             await of_server.ask("resources/unsubscribe", own)
                     of_server.listen_anew()
+
+    async def keep_allowed(self, actor: Actor, *, bundle: str) -> None:
+        """Hear no more of what the actor may not read any more, or what is not offered any more."""
+        view = await view_for(actor, bundle=bundle)
+        if view is self._checked:
+            return
+        self._checked = view
+        for of_server in list(self._servers.values()):
+            gone = [own for own, listed in of_server.uris.items() if not of_server.is_in(view, own, listed)]
+            for own in gone:
+                del of_server.uris[own]
+            if gone:
+                of_server.listen_anew()
 
     def close(self) -> None:
         """Hear of nothing any more; sessions with servers end by themselves."""

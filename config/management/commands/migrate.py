@@ -47,6 +47,7 @@ def alone(connection: BaseDatabaseWrapper) -> Iterator[None]:
             finally:
                 with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
                     cursor.execute("RESET statement_timeout")
+                    cursor.connection.has_no_limit = False
     elif connection.is_in_memory_db():  # type: ignore[attr-defined]
         yield
     else:
@@ -73,6 +74,7 @@ def _server_lock(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
 def _without_limits(inside: Any, reach: str, *names: str) -> None:
     """What a request may not take, a migration may: the time it needs."""
+    inside.connection.has_no_limit = True  # see config/postgresql/silence.py
     for name in names or ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
         inside.execute(f"SET {reach} {name} = 0")
 
