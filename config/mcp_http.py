@@ -134,7 +134,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     here = _running[asyncio.get_running_loop()]
     if here.relay is not None:
         elsewhere = _process_elsewhere(here.relay, scope, headers, parsed)
-        if elsewhere and await here.relay.forward(elsewhere, scope, body, receive, send):
+        if elsewhere and await here.relay.forward(elsewhere, scope, body, receive, paced(send)):
             return
         send = _with_public_id(here.relay, send)
     mark = logs.current_actor.set(actor)

@@ -87,10 +87,14 @@ class Telling:
         self.subscriptions.close()
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 async def _add_all(subscriptions: gateway.Subscriptions, actor: Actor, message: Message, bundle: str) -> list[str]:
     """Subscribe to what the caller may read; the rest is left out of what is acknowledged."""
     uris = message.params["notifications"].get("resourceSubscriptions")
-    silent = gateway.Silent(is_modern=True, capabilities=message.meta[META + "clientCapabilities"])
+    silent = gateway.Silent(is_modern=True, capabilities=_mapping(message.meta.get(META + "clientCapabilities")))
     ask = gateway.Ask(silent, bundle=bundle)
     heard: list[str] = []
     for uri in uris if isinstance(uris, list) else []:

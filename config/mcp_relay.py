@@ -202,6 +202,8 @@ class Relay:
                             await self._hear(message["data"])
             except (RedisError, OSError, BackendDown) as error:
                 logger.warning("Sessions of other processes cannot be reached: %s", error)
+            except Exception:
+                logger.exception("A message of another process could not be heard.")
             await asyncio.sleep(1)
 
     async def aclose(self) -> None:

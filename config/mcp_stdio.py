@@ -46,6 +46,7 @@ MOST_AT_ONCE = 64
 MOST_UNDER_WAY = 1024
 """How many requests are taken before the next one is refused; those beyond MOST_AT_ONCE wait for their turn."""
 WATCH_SECONDS = 1.0
+LAST_ANSWERS_SECONDS = 2.0
 PARSE_ERROR = -32700
 
 
@@ -91,6 +92,7 @@ class Conversation:
         self._session: Session | None = None
         self._room = asyncio.Semaphore(MOST_AT_ONCE)
         self._tasks: dict[str | int, asyncio.Task[None]] = {}
+        self._lasting: set[asyncio.Task[None]] = set()
         self._changes: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
@@ -99,6 +101,7 @@ class Conversation:
             while (line := await self._lines.next()) is not None:
                 if line.strip():
                     await self._hear(line)
+            await self._answer_the_rest()
         finally:
             await self._end()
 
@@ -121,6 +124,8 @@ class Conversation:
                 return
             task = asyncio.get_running_loop().create_task(self._answer(message))
             self._tasks[message.id] = task
+            if message.method == "subscriptions/listen":
+                self._lasting.add(task)
             task.add_done_callback(lambda done: self._ended(message.id, done))
         elif not message.method and self._session is not None:
             self._session.answered(message.id, message.body)
@@ -132,6 +137,7 @@ class Conversation:
             self._session.heard(message.method, message.params)
 
     def _ended(self, number: str | int | None, done: "asyncio.Task[None]") -> None:
+        self._lasting.discard(done)
         if number is not None and self._tasks.get(number) is done:
             del self._tasks[number]
 
@@ -227,6 +233,12 @@ class Conversation:
         if self._changes is not None:
             self._changes.cancel()
         self._changes = asyncio.get_running_loop().create_task(look())
+
+    async def _answer_the_rest(self) -> None:
+        """Who closes the input after a question may still read the answer, if that is ready soon."""
+        pending = set(self._tasks.values()) - self._lasting
+        if pending:
+            await asyncio.wait(pending, timeout=LAST_ANSWERS_SECONDS)
 
     async def _end(self) -> None:
         pending = [*self._tasks.values(), *([self._changes] if self._changes else [])]

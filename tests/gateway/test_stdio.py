@@ -158,6 +158,15 @@ def test_only_the_protocol_is_on_standard_output_and_closing_the_input_ends_it(a
     assert "Traceback" not in errors
 
 
+def test_who_closes_the_input_after_a_question_still_gets_its_answer(alice: Person) -> None:
+    pipe = Pipe(env_of(alice))
+    pipe.write({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO})
+
+    output, _ = pipe.close()
+
+    assert json.loads(output.splitlines()[0])["result"]["protocolVersion"] == LEGACY
+
+
 def test_hostile_arguments_are_refused_here_too(alice: Person) -> None:
     pipe = Pipe(env_of(alice)).open()
     hostile = ({"query": float("nan")}, {"query": "a\0b"}, {"query": "\ud800"}, {"query": 2**70})

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from django.db import DatabaseError
+
 from apps.core.actor import Actor
 from apps.core.errors import NotPermitted, RateLimited, ServiceError
 from apps.gateway.services.asking import Ask
@@ -82,14 +84,14 @@ class _OfServer:
         pause = FIRST_PAUSE_SECONDS
         while True:
             notices = {"notifications": {"resourceSubscriptions": list(self.uris)}} if self.is_modern else {}
-            with suppress(ServiceError):
+            with suppress(ServiceError, DatabaseError):
                 await upstreams().listen(self.server_id, self.revision, self.caller, notices, self)
                 pause = FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             if not self.is_modern:
                 # Another session: it knows nothing of what the one before was asked for.
-                with suppress(ServiceError):
+                with suppress(ServiceError, DatabaseError):
                     for uri in list(self.uris):
                         await self.ask("resources/subscribe", uri)
 
