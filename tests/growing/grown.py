@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from tests.fixtures.faults import FaultProxy, OwnPostgres, OwnRedis, eventually
+from tests.fixtures.queues import own_queue
 from tests.fixtures.servers import Process
 from tests.journeys.platform import Platform
 from tests.journeys.rest import offered, signed_in, signed_in_as
@@ -63,13 +63,13 @@ class Grown:
         self.postgres = OwnPostgres()
         self.redis = OwnRedis()
         self.broker = Broker.of(self.redis)
-        self.queue = f"gatehouse-test-{uuid4().hex[:12]}"
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             for part in (self.postgres, self.redis, self.broker.proxy):
                 stack.enter_context(part)
+            self.queue = stack.enter_context(own_queue(self.broker.url))
             self.one, self.two = (stack.enter_context(self._web()) for _ in range(2))
             self.worker, self.beat = (stack.enter_context(Role(role, self.one.env)) for role in ("worker", "beat"))
             self.made = self.one.provision()

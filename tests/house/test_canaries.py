@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
-from uuid import uuid4
 
 import pytest
 
 from tests.fixtures.faults import own_redis
+from tests.fixtures.queues import own_queue
 from tests.fixtures.servers import evil_stdio_command, evil_upstream, free_port, gossip
 from tests.house.canaries import Canaries, Seen, Visitor, Wire, files_of, processes_of, rows_of
 from tests.journeys.platform import ColdPlatform, Platform
@@ -121,10 +121,9 @@ def services() -> Iterator[dict[str, str]]:
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{name}"')
         connection.execute(f'CREATE DATABASE "{name}"')
-        with own_redis() as redis:
+        with own_redis() as redis, own_queue(given["BROKER_URL"]) as queue:
             yield {
-                **given, "DATABASE_URL": f"{server}/{name}", "REDIS_URL": redis,
-                "GATEHOUSE_QUEUE": f"gatehouse-test-{uuid4().hex[:12]}",
+                **given, "DATABASE_URL": f"{server}/{name}", "REDIS_URL": redis, "GATEHOUSE_QUEUE": queue,
             }  # fmt: skip
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
