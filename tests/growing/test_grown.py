@@ -1,5 +1,6 @@
 """Web, worker and beat as separate processes, while PostgreSQL, Redis and the broker come and go."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -29,7 +30,8 @@ pytestmark = [
 ]
 
 HOLDS_SECONDS = 1.0
-RECOVERY_SECONDS = 30.0
+RECOVERY_SECONDS = float(os.environ.get("TEST_RECOVERY_SECONDS", "30"))
+"""Promised are ten, on a machine that does nothing else: set TEST_RECOVERY_SECONDS to see it."""
 """docs/operations.md says ten, of a machine that has nothing else to do."""
 SOON_SECONDS = 12.0
 """Two or three there; whoever waits in line for a thread, or for a connection, waits longer than this."""

@@ -38,7 +38,8 @@ pytestmark = pytest.mark.slow_process
 SERVERS = "/api/v1/mcp/servers"
 KILLS = int(os.environ.get("TEST_KILLS", "3"))
 WRITERS = 4
-RECOVERY_SECONDS = 30
+RECOVERY_SECONDS = float(os.environ.get("TEST_RECOVERY_SECONDS", "30"))
+"""Promised are ten, on a machine that does nothing else: set TEST_RECOVERY_SECONDS to see it."""
 """docs/operations.md says ten, of a machine that has nothing else to do."""
 SMALL_DISK = "8m"
 
