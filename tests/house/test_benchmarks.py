@@ -24,7 +24,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield load
     for name in set(sys.modules) - known:
-        if name in ("run", "parts", "pages", "bench_run", "mcp_load", "contextforge", "environments", "sizes", "webs"):
+        if name in ("run", "parts", "pages", "bench_run", "mcp_load", "contextforge", "environments", "sizes", "webs", "hangs"):
             del sys.modules[name]
 
 
@@ -88,6 +88,6 @@ def test_what_was_found_replaces_what_stood_between_the_marks_and_nothing_else(b
 
     assert page.read_text() == f"# Before\n\n{run.BEGIN}\n\nnew\n\n{run.END}\n\nafter\n"
     assert page.read_text().count(run.BEGIN) == 1
-    webs = bench("webs")
-    marks = {run.BEGIN, run.END, webs.BEGIN, webs.END}
+    others = [bench(name) for name in ("webs", "hangs")]
+    marks = {mark for each in (run, *others) for mark in (each.BEGIN, each.END)}
     assert marks <= set((PROJECT / "docs" / "benchmarks.md").read_text().splitlines())
