@@ -10,6 +10,7 @@ import pytest
 from tests.fixtures.servers import PROJECT
 
 pytestmark = pytest.mark.sqlite_only
+SCRIPTS = frozenset(path.stem for path in (PROJECT / "benchmarks").glob("*.py"))
 ROAD = "thread (1): MainThread;serve (config/mcp_http.py:90);call_tool (apps/gateway/services/calls.py:40)"
 
 
@@ -24,7 +25,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield load
     for name in set(sys.modules) - known:
-        if name in ("run", "parts", "pages", "bench_run", "mcp_load", "contextforge", "environments", "sizes", "webs", "hangs"):
+        if name in SCRIPTS:
             del sys.modules[name]
 
 
