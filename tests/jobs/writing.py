@@ -1,12 +1,15 @@
-"""A process beside the platform that writes to its database all the time, out of a nursery."""
+"""A process beside the platform that writes to its database again and again, out of a nursery."""
 
 import itertools
+import time
 from uuid import UUID
 
 from django.db import DatabaseError
 
 from apps.audit import services as audit
 from apps.core.actor import system_actor
+
+PAUSE_SECONDS = 0.005
 
 
 def write(organization_id: str, name: str) -> None:
@@ -17,3 +20,5 @@ def write(organization_id: str, name: str) -> None:
             audit.record(actor, "writer.wrote", f"{name}:{number}")
         except DatabaseError as error:
             print(f"failed: {error}", flush=True)
+        # SQLite's lock has no queue: writers who never pause can keep somebody waiting for longer than anybody does.
+        time.sleep(PAUSE_SECONDS)
