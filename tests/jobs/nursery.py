@@ -165,6 +165,7 @@ class Nursery:
     def start(self, *command: str, env: dict[str, Any] | None = None, conf: dict[str, Any] | None = None) -> Child:
         """Start a child that runs this command; `env` names fields of `config.env.Env`."""
         log = self.folder / f"child-{len(self.children)}.log"
+        log.touch()  # it may be read before the child has opened it
         order = {"command": command, "env": env or {}, "conf": conf or {}, "log": str(log)}
         assert self._process.stdin
         print(json.dumps(order), file=self._process.stdin, flush=True)
