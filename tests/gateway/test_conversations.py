@@ -88,7 +88,7 @@ class Watcher:
 
     async def roots(self, _: Any) -> types.ListRootsResult:
         """The one root."""
-        return types.ListRootsResult(roots=[types.Root(uri="file:///work")])
+        return types.ListRootsResult(roots=[types.Root(uri="file:///srv/acme")])
 
     async def logged(self, params: Any) -> None:
         """Keep a line of log."""
@@ -226,7 +226,7 @@ def test_a_server_asks_the_person_before_the_client(
                     each for each in names if re.match("up__test_input_required_result_mul.*_[0-9a-f]{8}$", each)
                 )
                 result = await client.call_tool(several, {})
-                assert "Paris" in result.content[0].text and "file:///work" in result.content[0].text
+                assert "Paris" in result.content[0].text and "file:///srv/acme" in result.content[0].text
 
     asyncio.run(talk())
     assert person.asked

@@ -21,7 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.fixtures import node_tools
 from tests.journeys.agents import ERAS, PATIENCE_SECONDS
 
-ROOT = "file:///work/acme"
+ROOT = "file:///srv/acme"
 ITEM = "demo://resource/dynamic/text/7"
 WEATHER = {"city": "Paris", "state": "FR"}
 RUN = {"duration": 0.2, "steps": 2}
