@@ -7,8 +7,8 @@ its breaker, its limit of calls at the same time and its open links.
 import asyncio
 import contextvars
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -60,7 +60,7 @@ class Upstreams:
         way.agreement.look()
         try:
             way.breaker.check()
-            async with self._slot(way, deadline), _probing(way):
+            async with way.slot(deadline), way.probing():
                 with way.breaker.guard():
                     return await self._send(way, caller, method, params, deadline, listener=listener), way.route
         except BackendError as error:
@@ -137,22 +137,6 @@ class Upstreams:
         return way.state(self._loop.time()) if way else None
 
     # -- one call
-
-    @asynccontextmanager
-    async def _slot(self, way: Way, deadline: float) -> AsyncIterator[None]:
-        slots = way.slots
-        try:
-            if slots.locked():
-                async with asyncio.timeout_at(deadline):
-                    await slots.acquire()
-            else:
-                await slots.acquire()
-        except TimeoutError as error:
-            raise busy(way.route) from error
-        try:
-            yield
-        finally:
-            slots.release()
 
     async def _send(
         self, way: Way, caller: Caller, method: str, params: Mapping[str, Any], deadline: float,
@@ -367,20 +351,6 @@ class Upstreams:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has seen it; asyncio need not warn
-
-
-@asynccontextmanager
-async def _probing(way: Way) -> AsyncIterator[None]:
-    """Where a call is the probe of a server that failed, see that no other process sends one at the same time."""
-    agreement, changes = way.agreement, way.agreement.changes
-    if not way.breaker.is_half_open:
-        yield
-        return
-    await agreement.claim()
-    try:
-        yield
-    finally:
-        agreement.release(changes)
 
 
 _upstreams: dict[asyncio.AbstractEventLoop, Upstreams] = {}

@@ -10,6 +10,8 @@ A link is one opened upstream:
 
 import asyncio
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -21,7 +23,7 @@ from apps.gateway.services.agreement import Agreement, Start
 from apps.gateway.services.asking import Client, Silent, what_may_be_asked
 from apps.gateway.services.breaker import Breaker
 from apps.gateway.services.hearing import BesideCalls
-from apps.gateway.services.outages import Paused, is_outage
+from apps.gateway.services.outages import Paused, busy, is_outage
 from apps.registry import services as registry
 
 SESSION_IDLE_SECONDS = 300.0
@@ -107,6 +109,36 @@ class Way:
         if caller.session_id:
             return f"session:{caller.session_id}", settings.STDIO_IDLE_SECONDS if is_child else SESSION_IDLE_SECONDS
         return f"key:{caller.key}:{what_may_be_asked(caller.client.capabilities)}", KEY_IDLE_SECONDS
+
+    @asynccontextmanager
+    async def slot(self, deadline: float) -> AsyncIterator[None]:
+        """One of the calls that the server takes at the same time; raises Busy where none is free in time."""
+        slots = self.slots
+        try:
+            if slots.locked():
+                async with asyncio.timeout_at(deadline):
+                    await slots.acquire()
+            else:
+                await slots.acquire()
+        except TimeoutError as error:
+            raise busy(self.route) from error
+        try:
+            yield
+        finally:
+            slots.release()
+
+    @asynccontextmanager
+    async def probing(self) -> AsyncIterator[None]:
+        """Where a call is the probe of a server that failed, see that no other process sends one at the same time."""
+        agreement, changes = self.agreement, self.agreement.changes
+        if not self.breaker.is_half_open:
+            yield
+            return
+        await agreement.claim()
+        try:
+            yield
+        finally:
+            agreement.release(changes)
 
     def count_crash(self, now: float, lived: float) -> None:
         """Remember that a child ended by itself; each further one in a row is started after a longer pause.
