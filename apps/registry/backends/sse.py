@@ -20,6 +20,7 @@ from django.conf import settings
 from apps.core import egress
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, ServiceError, TooLarge
 from apps.registry.backends import masking, web, wire
+from apps.registry.backends.answers import Answers
 from apps.registry.backends.base import Hello, HttpRefusal, Listener, ServerRoute
 from apps.registry.backends.hearing import Hearing
 
@@ -44,7 +45,7 @@ class Sse:
         self._version = ""
         self._trouble: BackendError | None = None
         self._numbers = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[wire.Heard]] = {}
+        self._answers = Answers()
         self._hearing = Hearing(
             route.slug,
             route.organization_id,
@@ -167,10 +168,9 @@ class Sse:
     ) -> dict[str, Any]:
         number, deadline = next(self._numbers), asyncio.get_running_loop().time() + seconds
         limit = asyncio.timeout_at(deadline)
-        answer: asyncio.Future[wire.Heard] = asyncio.get_running_loop().create_future()
         body = wire.encode_request(number, method, params, None, with_progress=bool(listener))
         exchange = self._hearing.begin(number, listener, params, limit, deadline) if listener else None
-        self._pending[number] = answer
+        answer = self._answers.expect(number)
         # The answer may come before the post has been acknowledged; some servers acknowledge only after answering.
         self._in_background(self._post_for(number, body, seconds))
         try:
@@ -183,11 +183,9 @@ class Sse:
             self._tell_cancelled(number, method)
             raise
         finally:
-            self._pending.pop(number, None)
+            self._answers.forget(number)
             if exchange is not None:
                 self._hearing.end(exchange)
-            if answer.done() and not answer.cancelled():
-                answer.exception()  # marks it as seen where the time was up first
         is_left = method == "tools/call" and wire.is_complete(message)
         return wire.result_of(message if is_left else self._unleaked(message))
 
@@ -272,16 +270,9 @@ class Sse:
             self._unasked_bytes = max(0, self._unasked_bytes - size)
 
     def _answer(self, number: Any, outcome: wire.Heard | BackendError) -> None:
-        """Hand an answer to whoever waits for it; one that nobody waits for came too late or was never asked."""
-        answer = self._pending.get(number) if type(number) is int else None
-        if answer is None or answer.done():
-            return
-        self._hearing.answered(number)
-        self._unasked_bytes = 0
-        if isinstance(outcome, BackendError):
-            answer.set_exception(outcome)
-        else:
-            answer.set_result(outcome)
+        if self._answers.give(number, outcome):
+            self._hearing.answered(number)
+            self._unasked_bytes = 0
 
     async def _counted(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Give up on a stream that goes on without ever answering; an answer sets the count back."""
@@ -298,7 +289,7 @@ class Sse:
         self._trouble = self._trouble or trouble
         self._ended.set()
         self._hearing.close()
-        for number in list(self._pending):
+        for number in self._answers.awaited:
             self._answer(number, self._trouble)
         if self._endpoint is not None and not self._endpoint.done():
             self._endpoint.set_exception(self._trouble)

@@ -25,6 +25,7 @@ from django.conf import settings
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, TooLarge
 from apps.core.logs import redact
 from apps.registry.backends import commands, masking, processes, wire
+from apps.registry.backends.answers import Answers
 from apps.registry.backends.base import Hello, Listener, ServerRoute, UpstreamError
 from apps.registry.backends.hearing import Hearing, Pauses, while_open
 from apps.registry.backends.restarts import restarts
@@ -60,7 +61,7 @@ class Stdio:
         self._home = ""
         self._trouble = ""
         self._numbers = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[wire.Heard]] = {}
+        self._answers = Answers()
         self._hearing = self._new_hearing()
         self._ended = asyncio.Event()
         self._garbage_lines = 0
@@ -103,14 +104,13 @@ class Stdio:
         """Make one request; others may be under way."""
         number, deadline = next(self._numbers), asyncio.get_running_loop().time() + timeout_seconds
         limit = asyncio.timeout_at(deadline)
-        future: asyncio.Future[wire.Heard] = asyncio.get_running_loop().create_future()
         body = wire.encode_request(number, method, params, self._meta_for(capabilities), with_progress=bool(listener))
         exchange = self._hearing.begin(number, listener, params, limit, deadline) if listener else None
-        self._pending[number] = future
+        answer = self._answers.expect(number)
         try:
             async with limit:
                 await self._write(body)
-                message = (await future).counted()
+                message = (await answer).counted()
         except TimeoutError as error:
             self._tell_cancelled(number, method)
             self._check_reading()
@@ -119,11 +119,9 @@ class Stdio:
             self._tell_cancelled(number, method)
             raise
         finally:
-            self._pending.pop(number, None)
+            self._answers.forget(number)
             if exchange is not None:
                 self._hearing.end(exchange)
-            if future.done() and not future.cancelled():
-                future.exception()  # marks it as seen where the writing failed first
         is_left = method == "tools/call" and wire.is_complete(message)
         return wire.result_of(
             message if is_left else self._unleaked(message), may_ask=bool(exchange) and self._meta is not None
@@ -240,11 +238,11 @@ class Stdio:
         pauses = Pauses()
         while self.is_open:
             number = next(self._numbers)
-            future = self._pending[number] = asyncio.get_running_loop().create_future()
+            answer = self._answers.expect(number)
             self._hearing.subscriptions[number] = listener
             try:
                 await self._write(wire.encode_request(number, "subscriptions/listen", notices, self._meta))
-                wire.result_of((await future).message)
+                wire.result_of((await answer).message)
             except asyncio.CancelledError:
                 self._tell_cancelled(number, "subscriptions/listen")
                 raise
@@ -256,7 +254,8 @@ class Stdio:
             except BackendError:
                 logger.info("%s refuses to say what changes.", self._route.slug)
             finally:
-                del self._pending[number], self._hearing.subscriptions[number]
+                self._answers.forget(number)
+                del self._hearing.subscriptions[number]
             await pauses.wait()
 
     # Writing -----------------------------------------------------------------------------------------------------
@@ -324,25 +323,18 @@ class Stdio:
                 self._hearing.hear(message, len(line))
 
     def _answer(self, number: Any, outcome: wire.Heard | BackendError) -> None:
-        """Hand an answer to whoever waits for it; one that nobody waits for came too late or was never asked."""
-        future = self._pending.get(number) if type(number) is int else None
-        if future is None or future.done():
-            return
-        self._hearing.answered(number)
-        if isinstance(outcome, BackendError):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+        if self._answers.give(number, outcome):
+            self._hearing.answered(number)
 
     def _refuse_long(self, line: wire.LongLine) -> None:
         """Fail the request that the line answers, which its beginning or its end may tell; else all of them."""
-        named = {int(found) for found in _ID.findall(line.ends)} & set(self._pending)
+        named = {int(found) for found in _ID.findall(line.ends)} & set(self._answers.awaited)
         limit = settings.UPSTREAM_MAX_RESULT_BYTES
         refusal = BackendError(
             f"{self._route.slug} answered with more than {limit} bytes or {wire.MOST_VALUES} values. Ask for less."
         )
         refusal.__cause__ = TooLarge()
-        for number in named or list(self._pending):
+        for number in named or self._answers.awaited:
             self._answer(number, refusal)
 
     def _count_garbage(self) -> None:
@@ -388,7 +380,7 @@ class Stdio:
         self._trouble = self._trouble or trouble
         self._ended.set()
         self._hearing.close()
-        for number in list(self._pending):
+        for number in self._answers.awaited:
             self._answer(number, BackendDown(self._trouble))
         self._stop_soon()
 
