@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,7 @@ def be_born(order: dict[str, Any]) -> None:
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()
+        threading._shutdown()  # type: ignore[attr-defined]  # as at every exit: pools end what their threads have begun
         os._exit(status)
 
 
