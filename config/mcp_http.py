@@ -155,14 +155,17 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _process_elsewhere(relay: Relay, scope: Scope, headers: dict[bytes, bytes], parsed: Any) -> str:
-    """The other process that a request is for: where its session lives, or the call that it continues."""
+    """The other process that a request is for: where its session lives, the call or the task that it is about."""
     owner, session_id = relay.owner_of(headers.get(b"mcp-session-id", b"").decode("latin-1"))
     if owner == relay.name:
         headers[b"mcp-session-id"] = session_id.encode()  # that of another keeps its name: it is unknown here
     elif not owner:
         params = parsed.get("params") if isinstance(parsed, dict) else None
-        state = params.get("requestState") if isinstance(params, dict) else None
-        owner = gateway.owner_of_state(state) if isinstance(state, str) else ""
+        state, task_id = (params.get("requestState"), params.get("taskId")) if isinstance(params, dict) else (0, 0)
+        if isinstance(state, str):
+            owner = gateway.owner_of_state(state)
+        elif isinstance(task_id, str):
+            owner = gateway.process_of_task(task_id)
     return "" if owner == relay.name or RELAYED in scope else owner
 
 

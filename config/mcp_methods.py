@@ -202,6 +202,12 @@ def _capabilities() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def needs_tasks() -> RpcError:
+    """The refusal of a client that has not declared the extension of tasks."""
+    said = f"This needs a client that declares the extension {registry.TASKS}."
+    return RpcError(MISSING_CAPABILITY, said, {"requiredCapabilities": {"extensions": {registry.TASKS: {}}}})
+
+
 # Beginning ---------------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +234,7 @@ def _info_of(view: gateway.View) -> dict[str, str]:
 
 async def _discover(exchange: Exchange) -> bytes:
     view = await gateway.view_for(exchange.actor, bundle=exchange.bundle)
-    capabilities = _capabilities()
+    capabilities = {**_capabilities(), "extensions": {registry.TASKS: {}}}
     said: dict[str, Any] = {
         "supportedVersions": [MODERN], "capabilities": capabilities, **_fresh_for(LIST_SECONDS),
         **({"instructions": view.instructions} if view.instructions else {}),
@@ -328,6 +334,33 @@ async def _complete(exchange: Exchange) -> bytes:
     return _result(exchange, result)
 
 
+# Tasks -------------------------------------------------------------------------------------------------------------
+
+
+def _task_id(exchange: Exchange) -> str:
+    if not gateway.takes_tasks(exchange):
+        raise needs_tasks()
+    return exchange.text("taskId")
+
+
+async def _get_task(exchange: Exchange) -> bytes:
+    return _result(exchange, await gateway.get_task(exchange.actor, task_id=_task_id(exchange), ask=exchange.as_ask()))
+
+
+async def _update_task(exchange: Exchange) -> bytes:
+    task_id, answers = _task_id(exchange), exchange.mapping("inputResponses", is_needed=True)
+    assert answers is not None  # noqa: S101 - `mapping` has refused that
+    return _result(
+        exchange, await gateway.update_task(exchange.actor, task_id=task_id, answers=answers, ask=exchange.as_ask())
+    )
+
+
+async def _cancel_task(exchange: Exchange) -> bytes:
+    return _result(
+        exchange, await gateway.cancel_task(exchange.actor, task_id=_task_id(exchange), ask=exchange.as_ask())
+    )
+
+
 # What sessions keep ------------------------------------------------------------------------------------------------
 
 
@@ -359,4 +392,7 @@ LEGACY_METHODS: Mapping[str, Method] = {
     **_BOTH, "ping": _ping, "logging/setLevel": _set_level, "resources/subscribe": _subscribe,
     "resources/unsubscribe": _unsubscribe,
 }  # fmt: skip
-MODERN_METHODS: Mapping[str, Method] = {**_BOTH, "server/discover": _discover}
+MODERN_METHODS: Mapping[str, Method] = {
+    **_BOTH, "server/discover": _discover,
+    "tasks/get": _get_task, "tasks/update": _update_task, "tasks/cancel": _cancel_task,
+}  # fmt: skip

@@ -291,7 +291,13 @@ def _rejection_of(request: Request, message: Message) -> InboundLadderRejection 
         return verdict
     if not isinstance(verdict.client_capabilities, dict):
         return InboundLadderRejection(INVALID_PARAMS, "The client's capabilities are an object.")
+    if message.method in _NAMED_BY_TASK and request.header(b"mcp-name") != message.params.get("taskId"):
+        return InboundLadderRejection(HEADER_MISMATCH, "The Mcp-Name header is not the taskId of the request.")
     return None
+
+
+_NAMED_BY_TASK = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
+"""Methods whose header the SDK does not check: it knows no extensions."""
 
 
 async def _param_rejection(request: Request, message: Message) -> InboundLadderRejection | None:
@@ -358,7 +364,7 @@ async def _subscribe(request: Request, message: Message, admit: Admit) -> None:
     try:
         stream = Stream()
         try:
-            telling = await Telling.begin(request.actor, message, request.bundle, stream.put)
+            telling = await Telling.begin(request.actor, message, request.bundle, stream)
         except RpcError as error:
             await request.give_error(status_of(error, is_modern=True), error, number)
             return

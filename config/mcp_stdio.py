@@ -68,6 +68,11 @@ class Lines:
             return True
         return False
 
+    @property
+    def is_read(self) -> bool:
+        """Whether everything has been sent: a write ends when it is."""
+        return True
+
     def end(self) -> None:
         """The end of the session; the stream stays."""
 
@@ -215,7 +220,7 @@ class Conversation:
         return await answer(exchange)
 
     async def _listen(self, actor: Actor, message: Message) -> bytes:
-        telling = await Telling.begin(actor, message, "", self._lines.put)
+        telling = await Telling.begin(actor, message, "", self._lines)
         try:
             while True:
                 await asyncio.sleep(WATCH_SECONDS)

@@ -68,6 +68,11 @@ class Stream:
         return True
 
     @property
+    def is_read(self) -> bool:
+        """Whether everything has been sent."""
+        return not self._waiting_bytes()
+
+    @property
     def size(self) -> int:
         """How many bytes it keeps."""
         return self._size

@@ -10,7 +10,7 @@ from tests.fixtures import node_tools
 SUITE = node_tools.MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 SUITE_SECONDS = 240
 _LINE = re.compile(r"^([✓✗]) (\S+): \d+ passed, \d+ failed$", re.MULTILINE)
-_UNSCORED = re.compile(r"^ {2}[✓✗] (\S+) \(", re.MULTILINE)
+_UNSCORED = re.compile(r"^ {2}([✓✗]) (\S+) \(([\w-]+)\)$", re.MULTILINE)
 
 CHOICES = {
     "2025-06-18": ("--suite", "all", "--spec-version", "2025-06-18"),
@@ -22,10 +22,12 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Report:
-    """The scored scenarios that passed and that failed, and everything that the suite printed."""
+    """The scored scenarios that passed and that failed, those of extensions, and everything that the suite printed."""
 
     passed: list[str]
     failed: list[str]
+    extensions: dict[str, bool]
+    """Whether a scenario of an extension passed; they are run and not scored."""
     output: str
 
 
@@ -36,10 +38,12 @@ def run_suite(url: str, revision: str, folder: Path) -> Report:
         capture_output=True, text=True, timeout=SUITE_SECONDS, check=False, env=node_tools.node_environment(),
     )  # fmt: skip
     summary, _, rest = done.stdout.partition("Not scored for")
-    unscored = set(_UNSCORED.findall(rest))
-    scored = [(sign, name) for sign, name in _LINE.findall(summary) if name not in unscored]
+    unscored = _UNSCORED.findall(rest)
+    names = {name for _, name, _ in unscored}
+    scored = [(sign, name) for sign, name in _LINE.findall(summary) if name not in names]
     return Report(
         passed=[name for sign, name in scored if sign == "✓"],
         failed=[name for sign, name in scored if sign == "✗"],
+        extensions={name: sign == "✓" for sign, name, kind in unscored if kind == "extension"},
         output=done.stdout + done.stderr,
     )

@@ -21,6 +21,8 @@ from tests.people import Person
 
 pytestmark = [pytest.mark.slow_process, pytest.mark.django_db(transaction=True)]
 MODERN = "2026-07-28"
+TASK_SCENARIOS = 10
+"""The suite runs them and does not score them: the extension of tasks."""
 
 
 @contextmanager
@@ -62,6 +64,8 @@ def test_every_scored_scenario_passes_through_gatehouse(live, alice, settings, r
 
     assert report.failed == [], report.output
     assert len(report.passed) == SCENARIOS[revision], report.output
+    assert len(report.extensions) == (TASK_SCENARIOS if revision == MODERN else 0)
+    assert all(report.extensions.values()), report.output
 
 
 def test_a_relay_that_loses_progress_fails_the_suite(live, alice, settings, monkeypatch, tmp_path):

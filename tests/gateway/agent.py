@@ -111,8 +111,9 @@ class Agent:
         }
         if self.revision == MODERN:
             sent |= {"MCP-Protocol-Version": MODERN, "Mcp-Method": method}
-            if method == "tools/call" and str(params.get("name", "")).isascii():
-                sent["Mcp-Name"] = str(params["name"])
+            name = str(params.get("taskId" if method.startswith("tasks/") else "name", ""))
+            if (method == "tools/call" or method.startswith("tasks/")) and name.isascii():
+                sent["Mcp-Name"] = name
         elif self.session:
             sent |= {"MCP-Protocol-Version": self.revision, "Mcp-Session-Id": self.session}
         return {**sent, **self.headers}

@@ -16,7 +16,10 @@ from urllib.parse import urlsplit
 from tests.gateway.agent import META, MODERN
 
 HAS_A_VERSION_HEADER = "2025-06-18"
-NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED = {
+    "tools/call": "name", "prompts/get": "name", "resources/read": "uri",
+    "tasks/get": "taskId", "tasks/update": "taskId", "tasks/cancel": "taskId",
+}  # fmt: skip
 PATIENCE_SECONDS = 60
 """More than the platform takes for a call to a server that hangs."""
 MOST_ROUNDS = 5

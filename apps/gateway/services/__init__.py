@@ -1,6 +1,6 @@
 """What the road does: show each caller their tools, and carry their calls."""
 
-from apps.gateway.services.asking import Ask, Client, Silent
+from apps.gateway.services.asking import Ask, Client, Silent, takes_tasks
 from apps.gateway.services.bundles import (
     add_item,
     connect_bundle,
@@ -24,11 +24,13 @@ from apps.gateway.services.catalogue import (
     view_for,
 )
 from apps.gateway.services.clients import CLIENTS, PLACEHOLDER, Connection, Endpoint, connection_to
+from apps.gateway.services.following import Following
 from apps.gateway.services.offers import Offer, Tool, UnknownPrompt, UnknownResource, UnknownTool
 from apps.gateway.services.pool import OpenLinks, breaker_state, close_upstreams, count_open, upstreams
 from apps.gateway.services.rounds import owner_of_state, parking_lot
 from apps.gateway.services.search import fetch_offer, search_offers
 from apps.gateway.services.subscriptions import Subscriptions
+from apps.gateway.services.upstream_tasks import UnknownTask, cancel_task, get_task, process_of_task, update_task
 from apps.gateway.services.views import Found, View
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Client",
     "Connection",
     "Endpoint",
+    "Following",
     "Found",
     "Offer",
     "OpenLinks",
@@ -47,11 +50,13 @@ __all__ = [
     "Tool",
     "UnknownPrompt",
     "UnknownResource",
+    "UnknownTask",
     "UnknownTool",
     "View",
     "add_item",
     "breaker_state",
     "call_tool",
+    "cancel_task",
     "close_upstreams",
     "complete",
     "connect_bundle",
@@ -63,19 +68,23 @@ __all__ = [
     "forget_snapshots",
     "get_bundle",
     "get_prompt",
+    "get_task",
     "input_schema",
     "known_view",
     "list_bundles",
     "native_tools",
     "owner_of_state",
     "parking_lot",
+    "process_of_task",
     "read_resource",
     "read_view",
     "remove_item",
     "search_offers",
     "set_items",
+    "takes_tasks",
     "update_bundle",
     "update_item",
+    "update_task",
     "upstreams",
     "view_for",
 ]

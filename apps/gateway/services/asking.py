@@ -92,6 +92,19 @@ class Ask:
     share: budget.Share | None = None
 
 
+def takes_tasks(client: Client) -> bool:
+    """Whether a call of this client may be answered with a task."""
+    return client.is_modern and registry.declares_tasks(client.capabilities)
+
+
+def told_to_servers(client: Client) -> Mapping[str, Any]:
+    """What servers are told that a client can do: all that it has declared, but for what cannot reach its revision."""
+    if client.is_modern or not registry.declares_tasks(client.capabilities):
+        return client.capabilities
+    others = {name: about for name, about in client.capabilities["extensions"].items() if name != registry.TASKS}
+    return {**client.capabilities, "extensions": others}
+
+
 def what_may_be_asked(capabilities: Mapping[str, Any]) -> str:
     """What a client can be asked, in one word: to a client that can be asked less, a server may offer less."""
     if not capabilities:

@@ -1,67 +1,33 @@
 """Carries one request from an agent to a native tool or a server: found, decided, limited, sent, checked, counted."""
 
-import asyncio
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from apps.core import budget, limits
+from apps.core import budget
 from apps.core.actor import Actor
-from apps.core.errors import InvalidInput, NotPermitted, ServiceError
+from apps.core.errors import InvalidInput
 from apps.core.threads import in_thread
 from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
-from apps.gateway.services.asking import NEEDED_FOR, Ask
+from apps.gateway.services.asking import Ask
 from apps.gateway.services.catalogue import EVERYTHING, called_at, snapshot_for
 from apps.gateway.services.checking import Checks, checks_of
-from apps.gateway.services.hearing import CallListener, note_refusal
-from apps.gateway.services.offers import Offer, Tool, UnknownResource, UnknownTool, action_of
+from apps.gateway.services.errands import Errand, ask_server, check_decision, take_turn
+from apps.gateway.services.metering import Meter
+from apps.gateway.services.offers import Offer, Tool, UnknownResource, UnknownTool
 from apps.gateway.services.pool import upstreams
-from apps.gateway.services.results import (
-    INPUT_REQUIRED,
-    ResultCache,
-    canonical,
-    passed_on,
-    passed_whole,
-    size_of,
-    wrong,
-)
-from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, park
+from apps.gateway.services.results import ResultCache, canonical, passed_on, passed_whole, size_of
+from apps.gateway.services.upstream_tasks import TASK, task_made
 from apps.gateway.services.views import View
-from apps.gateway.services.ways import Caller
-from apps.policies.services import decide
 from apps.registry import services as registry
-from apps.usage import services as usage
 
-_LONGEST_NAME = 200
 _kept_results = ResultCache()
 NOBODY = Ask()
 _UNKNOWN_METHOD, _INVALID_PARAMS, _RESOURCE_NOT_FOUND = -32601, -32602, -32002
 _DECLARES_COMPLETIONS = "2025-03-26"
 _NO_COMPLETION = {"completion": {"values": [], "total": 0, "hasMore": False}}
 _NEEDED = {"prompts/get": "messages", "resources/read": "contents", "completion/complete": "completion"}
-
-
-@dataclass(slots=True)
-class Errand:
-    """One request to a server: what is used there, how, and at which revision of the catalogue."""
-
-    thing: Tool | Offer
-    item: registry.CatalogueItem
-    revision: int
-    method: str
-    params: dict[str, Any]
-    was_asked: bool = False
-    """Whether what the client answered to a question is in the result."""
-
-    @classmethod
-    def to(cls, thing: Tool | Offer, view: View, method: str, params: dict[str, Any]) -> "Errand":
-        """The errand to a thing's own server; raises UnknownTool for a tool of ours."""
-        if thing.upstream is None:
-            raise UnknownTool
-        return cls(thing, thing.upstream, view.revision, method, params)
 
 
 async def call_tool(
@@ -72,12 +38,12 @@ async def call_tool(
     `ask` says by which client and in which round; with a client of 2026-07-28 the result may ask for input. Every call
     leaves one usage event. Raises UnknownTool, NotPermitted, RateLimited, BackendError and what a native tool raises.
     """
-    meter = _Meter(actor, ask.endpoint, "tools/call", name, bytes_in=size_of(arguments or {}))
+    meter = Meter(actor, ask.endpoint, "tools/call", name, bytes_in=size_of(arguments or {}))
     with meter:
         view = await _view(actor, ask)
         tool = view.tools.get(name) or await _denied_tool(actor, name, ask)
         meter.server = tool.server
-        _check_decision(actor, tool)
+        check_decision(actor, tool)
         with budget.counting(ask.share, actor.organization_id):
             result, meter.bytes_out = await _carry_tool(actor, tool, view, dict(arguments or {}), ask)
         meter.ended(result)
@@ -88,7 +54,7 @@ async def get_prompt(
     actor: Actor, *, name: str, arguments: Mapping[str, Any] | None = None, ask: Ask = NOBODY
 ) -> dict[str, Any]:
     """A prompt of a server, filled in; raises UnknownPrompt, NotPermitted, BackendError."""
-    meter = _Meter(actor, ask.endpoint, "prompts/get", name, bytes_in=size_of(arguments or {}))
+    meter = Meter(actor, ask.endpoint, "prompts/get", name, bytes_in=size_of(arguments or {}))
     with meter:
         view = await _view(actor, ask)
         prompt = view.find_prompt(name)
@@ -98,7 +64,7 @@ async def get_prompt(
 
 async def read_resource(actor: Actor, *, uri: str, ask: Ask = NOBODY) -> dict[str, Any]:
     """What a server's resource holds; raises UnknownResource, NotPermitted, BackendError."""
-    meter = _Meter(actor, ask.endpoint, "resources/read", uri, bytes_in=len(uri))
+    meter = Meter(actor, ask.endpoint, "resources/read", uri, bytes_in=len(uri))
     with meter:
         view = await _view(actor, ask)
         found = view.find_resource(uri)
@@ -125,7 +91,7 @@ async def complete(
     A server of 2024-11-05 had no way to declare that it completes: it is asked, and may not know the method.
     """
     kind, named = reference.get("type"), reference.get("name" if reference.get("type") == "ref/prompt" else "uri")
-    meter = _Meter(actor, ask.endpoint, "completion/complete", str(named), bytes_in=size_of(argument))
+    meter = Meter(actor, ask.endpoint, "completion/complete", str(named), bytes_in=size_of(argument))
     with meter:
         view = await _view(actor, ask)
         offer = view.find_prompt(str(named)) if kind == "ref/prompt" else _addressed(view, str(named))
@@ -160,15 +126,6 @@ async def _denied_tool(actor: Actor, name: str, ask: Ask) -> Tool:
     return tool
 
 
-def _check_decision(actor: Actor, thing: Tool | Offer) -> None:
-    decision = decide(actor, action_of(thing), thing.resource)
-    if not decision.allowed:
-        raise NotPermitted(
-            f"{thing.name} was not used: {decision.reason} Ask an admin of the organisation for it.",
-            details={thing.resource.kind: thing.name, "rule": decision.rule},
-        )
-
-
 async def _carry_tool(
     actor: Actor, tool: Tool, view: View, arguments: dict[str, Any], ask: Ask
 ) -> tuple[dict[str, Any], int]:
@@ -181,7 +138,7 @@ async def _carry_tool(
     checks = await checks_of(item)
     await checks.check_arguments(tool.name, arguments)
     errand = Errand.to(tool, view, "tools/call", {"name": item.name, "arguments": arguments})
-    await _take_turn(actor, errand)
+    await take_turn(actor, errand)
     if not (item.cache_seconds and item.reads_only):
         return await _ask_tool(actor, errand, ask, checks)
     # The credentials belong to the server and the revision changes with them: nobody sees what another one's opened.
@@ -190,71 +147,28 @@ async def _carry_tool(
     kept = None if errand.was_asked else _kept_results.get(key)
     if kept is None:
         kept = await _ask_tool(actor, errand, ask, checks)
-        if kept[0].get("resultType") != INPUT_REQUIRED and not errand.was_asked:
+        if "resultType" not in kept[0] and not errand.was_asked:
             _kept_results.keep(key, *kept, seconds=item.cache_seconds)
     return kept
 
 
 async def _ask_tool(actor: Actor, errand: Errand, ask: Ask, checks: Checks) -> tuple[dict[str, Any], int]:
-    result, route = await _ask_server(actor, errand, ask)
+    result, route = await ask_server(actor, errand, ask)
+    if result.get("resultType") == TASK:
+        return task_made(actor, errand.item, result, route)
     await checks.check_result(result, route)
     return passed_on(result, route)
 
 
-async def _carry(actor: Actor, errand: Errand, ask: Ask, meter: "_Meter") -> dict[str, Any]:
+async def _carry(actor: Actor, errand: Errand, ask: Ask, meter: Meter) -> dict[str, Any]:
     """Carry what is no tool's call."""
     meter.server = errand.item.server_slug
-    _check_decision(actor, errand.thing)
+    check_decision(actor, errand.thing)
     with budget.counting(ask.share, actor.organization_id):
-        await _take_turn(actor, errand)
-        result, route = await _ask_server(actor, errand, ask)
+        await take_turn(actor, errand)
+        result, route = await ask_server(actor, errand, ask)
         passed, meter.bytes_out = passed_whole(result, route, needs=_NEEDED[errand.method])
     return passed
-
-
-async def _take_turn(actor: Actor, errand: Errand) -> None:
-    limit = errand.item.rate_limit_per_minute
-    if limit is not None:
-        name = errand.thing.resource.name
-        key = f"{errand.thing.resource.kind}:{actor.organization_id}:{name}"
-        await in_thread(limits.take, key, limit=limit, what=name)
-
-
-async def _ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any], registry.ServerRoute]:
-    """Make the request, in as many rounds as it takes."""
-    pool, client, server_id = upstreams(), ask.client, errand.item.server_id
-    route = await pool.route(server_id, errand.revision)
-    key = str(actor.key_id or actor.id or actor.label)
-    caller = Caller(client.session_id, key, client)
-    params = {**errand.params, "_meta": dict(ask.meta)} if ask.meta else errand.params
-    listener = CallListener(client, route)
-
-    async def send(more: Mapping[str, Any]) -> dict[str, Any]:
-        asked = {**params, **more} if more else params
-        errand.was_asked = errand.was_asked or bool(more)
-        result, _ = await pool.request(server_id, errand.revision, caller, errand.method, asked, listener=listener)
-        errand.was_asked = errand.was_asked or listener.has_asked
-        return result
-
-    async def start(parked: Parked) -> dict[str, Any]:
-        listener.parked = parked
-        parked.share = budget.Share(budget.budget(), actor.organization_id)
-        with budget.counting(parked.share, actor.organization_id):
-            return await send({})
-
-    place = Place(f"{key}@{actor.organization_id}", ask.bundle, errand.method, errand.thing.name, str(server_id))
-    try:
-        if client.is_modern and not route.is_modern and _can_be_asked(client.capabilities):
-            return await park(ask, place, start), route
-        return await converse(ask, place, send), route
-    except Misbehaved as error:
-        if error.refused and isinstance(error.__cause__, registry.Refused):
-            await note_refusal(route, error.refused, error.__cause__)
-        raise wrong(route, str(error)) from error
-
-
-def _can_be_asked(capabilities: Mapping[str, Any]) -> bool:
-    return any(name in capabilities for name in NEEDED_FOR.values())
 
 
 def _says_it_is_not_there(error: registry.UpstreamError, uri: str) -> bool:
@@ -283,55 +197,3 @@ def _run_native(tool: NativeTool, actor: Actor, arguments: dict[str, Any]) -> tu
             " Ask for less: a smaller page, or a narrower search."
         )
     return {"content": [{"type": "text", "text": text.decode()}], "structuredContent": answer}, len(text)
-
-
-@dataclass(slots=True)
-class _Meter:
-    """One request's usage event while it grows; as a context manager it leaves the event, whatever happens."""
-
-    actor: Actor
-    endpoint: str
-    method: str
-    name: str
-    bytes_in: int
-    bytes_out: int = 0
-    server: str = ""
-    status: str = "ok"
-    error_code: str = ""
-    started: float = field(default_factory=time.perf_counter)
-
-    def __enter__(self) -> None:
-        """Nothing yet."""
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is not None:
-            self.failed(error)
-        self.record()
-
-    def ended(self, result: Mapping[str, Any]) -> None:
-        """The tool answered, perhaps with an error of its own."""
-        if result.get("isError"):
-            self.status, self.error_code = "error", "TOOL_ERROR"
-
-    def failed(self, error: BaseException) -> None:
-        """The call was refused, failed or given up."""
-        self.status = "denied" if isinstance(error, NotPermitted) else "error"
-        if isinstance(error, ServiceError):
-            self.error_code = error.code
-        else:
-            self.error_code = "CANCELLED" if isinstance(error, asyncio.CancelledError) else "INTERNAL"
-
-    def record(self) -> None:
-        """Leave the event; the writer stores it off this path."""
-        usage.record_call(
-            self.actor,
-            endpoint=self.endpoint,
-            method=self.method,
-            name=self.name[:_LONGEST_NAME],
-            server=self.server,
-            status=self.status,
-            error_code=self.error_code,
-            latency_ms=(time.perf_counter() - self.started) * 1000,
-            bytes_in=self.bytes_in,
-            bytes_out=self.bytes_out,
-        )

@@ -18,7 +18,7 @@ from django.conf import settings
 from apps.core import budget
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError
 from apps.core.threads import in_thread
-from apps.gateway.services.asking import Client, what_may_be_asked
+from apps.gateway.services.asking import Client, told_to_servers, what_may_be_asked
 from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import busy, crowded, named
 from apps.gateway.services.ways import Caller, Link, Way
@@ -154,7 +154,7 @@ class Upstreams:
                 await self._tell_log_level(way, link, caller.client.log_level, left)
             link.begin(listener)
             return await link.upstream.request(
-                method, params, timeout_seconds=left, listener=listener, capabilities=caller.client.capabilities
+                method, params, timeout_seconds=left, listener=listener, capabilities=told_to_servers(caller.client)
             )
         except BackendTimeout as error:
             share = budget.current()

@@ -26,7 +26,7 @@ def passed_on(result: Mapping[str, Any], route: registry.ServerRoute) -> tuple[d
     the result is not one of a tool.
     """
     if result.get("resultType", "complete") == INPUT_REQUIRED:
-        return _masked(dict(result), route)
+        return masked(dict(result), route)
     content, structured = result.get("content", []), result.get("structuredContent")
     if not isinstance(content, list) or not all(isinstance(each, dict) and "type" in each for each in content):
         raise wrong(route, "its content is not a list of content blocks")
@@ -37,10 +37,10 @@ def passed_on(result: Mapping[str, Any], route: registry.ServerRoute) -> tuple[d
         passed["structuredContent"] = structured
     if result.get("isError") is True:
         passed["isError"] = True
-    meta = _passed_meta(result.get("_meta"))
+    meta = passed_meta(result.get("_meta"))
     if meta:
         passed["_meta"] = meta
-    return _masked(passed, route)
+    return masked(passed, route)
 
 
 def passed_whole(result: Mapping[str, Any], route: registry.ServerRoute, *, needs: str) -> tuple[dict[str, Any], int]:
@@ -51,8 +51,8 @@ def passed_whole(result: Mapping[str, Any], route: registry.ServerRoute, *, need
     if result.get("resultType", "complete") != INPUT_REQUIRED and not isinstance(result.get(needs), dict | list):
         raise wrong(route, f"its result has no {needs}")
     passed = {name: value for name, value in result.items() if name not in _OURS_TO_SAY}
-    meta = _passed_meta(result.get("_meta"))
-    return _masked({**passed, "_meta": meta} if meta else passed, route)
+    meta = passed_meta(result.get("_meta"))
+    return masked({**passed, "_meta": meta} if meta else passed, route)
 
 
 def size_of(value: Any) -> int:
@@ -60,13 +60,15 @@ def size_of(value: Any) -> int:
     return len(orjson.dumps(value))
 
 
-def _passed_meta(meta: Any) -> dict[str, Any]:
+def passed_meta(meta: Any) -> dict[str, Any]:
+    """What a server says beside its result, without what is ours or the protocol's to say."""
     if not isinstance(meta, dict):
         return {}
     return {name: value for name, value in meta.items() if not name.startswith(_OURS)}
 
 
-def _masked(passed: dict[str, Any], route: registry.ServerRoute) -> tuple[dict[str, Any], int]:
+def masked(passed: dict[str, Any], route: registry.ServerRoute) -> tuple[dict[str, Any], int]:
+    """The result without the credentials that we sent to the server, and its size; raises BackendError."""
     try:
         encoded = orjson.dumps(passed)
     except TypeError as error:

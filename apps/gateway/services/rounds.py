@@ -8,7 +8,6 @@ The state that a client carries is sealed: it holds for one caller, one endpoint
 """
 
 import asyncio
-import base64
 import contextvars
 import hashlib
 import itertools
@@ -20,13 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from cryptography.fernet import Fernet, InvalidToken
-from django.conf import settings
 
 from apps.core import budget
 from apps.core.errors import InvalidInput, RateLimited
 from apps.gateway.services.asking import Ask, Client, check_question
 from apps.gateway.services.results import INPUT_REQUIRED, size_of
+from apps.gateway.services.sealing import seal, unseal
 from apps.registry import services as registry
 
 STATE_SECONDS = 600
@@ -38,6 +36,7 @@ MOST_MISSED = 32
 LARGEST_MISSED = 4096
 """How much of what was said to a client between two rounds is kept for it: the latest, unless it is long."""
 LARGEST_STATE = 65_536
+_STATE = "state"
 
 
 class Misbehaved(Exception):
@@ -76,8 +75,7 @@ class Opened:
 
 def seal_state(place: Place, *, upstream: str | None = None, parked: str = "") -> str:
     """A state that only the same caller can use, for the same thing."""
-    told = orjson.dumps({"of": place.digest(), "up": upstream, "parked": parked})
-    return _seal().encrypt(told).decode()
+    return seal(_STATE, {"of": place.digest(), "up": upstream, "parked": parked})
 
 
 def open_state(place: Place, state: str) -> Opened:
@@ -95,14 +93,7 @@ def owner_of_state(state: str) -> str:
 
 
 def _unsealed(state: str) -> dict[str, Any] | None:
-    """What we sealed; None for anything else, another spelling of the same bytes included."""
-    try:
-        if base64.urlsafe_b64encode(base64.urlsafe_b64decode(state)).decode() != state:
-            return None
-        told: dict[str, Any] = orjson.loads(_seal().decrypt(state.encode(), ttl=STATE_SECONDS))
-    except (InvalidToken, ValueError):
-        return None
-    return told
+    return unseal(_STATE, state, seconds=STATE_SECONDS)
 
 
 def _wrong_state() -> InvalidInput:
@@ -113,11 +104,6 @@ def _wrong_state() -> InvalidInput:
 
 def _ended() -> InvalidInput:
     return InvalidInput.for_field("requestState", "The call that this continues has ended. Begin it again.")
-
-
-def _seal() -> Fernet:
-    key = hashlib.sha256(b"gatehouse mcp state\x00" + settings.SECRET_KEY.encode()).digest()
-    return Fernet(base64.urlsafe_b64encode(key))
 
 
 # Questions in results ---------------------------------------------------------------------------------------------

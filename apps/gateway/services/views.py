@@ -42,6 +42,7 @@ class View:
     _number: int = field(default_factory=lambda: next(_numbers))
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _listed: dict[tuple[UUID, str], str] | None = None
+    _tools_by_id: dict[UUID, Tool] | None = None
 
     def encoded(self, kind: ListKind, *, is_modern: bool) -> bytes:
         """The definitions as a JSON list, for revision 2026-07-28 or for the earlier ones."""
@@ -70,6 +71,12 @@ class View:
         if tool is None:
             raise UnknownTool.named(name)
         return tool
+
+    def find_tool_of(self, item_id: UUID) -> Tool | None:
+        """The tool that is offered for this capability of a server, by whatever name."""
+        if self._tools_by_id is None:
+            self._tools_by_id = {tool.upstream.id: tool for tool in self.tools.values() if tool.upstream is not None}
+        return self._tools_by_id.get(item_id)
 
     def find_prompt(self, name: str) -> Offer:
         """The prompt of this name; raises UnknownPrompt."""

@@ -240,8 +240,11 @@ class StreamableHttp:
         finally:
             if exchange is not None:
                 voice.hearing.end(exchange)
-        may_ask = exchange is not None and voice.meta is not None
-        result = wire.result_of(self._unleaked(method, message), may_ask=may_ask)
+        is_modern = voice.meta is not None
+        result = wire.result_of(
+            self._unleaked(method, message), may_ask=is_modern and exchange is not None,
+            may_defer=is_modern and wire.may_defer(method, capabilities),
+        )  # fmt: skip
         if method in Standing.METHODS:
             self._standing.keep(method, params or {})
         return result
@@ -263,7 +266,7 @@ class StreamableHttp:
             name = (params or {}).get(wire.NAMED_BY.get(method, ""))
             if isinstance(name, str):
                 headers["Mcp-Name"] = wire.encode_header(name)
-                if declared := self.route.param_headers.get(name):
+                if method == "tools/call" and (declared := self.route.param_headers.get(name)):
                     headers.update(wire.param_headers(declared, (params or {}).get("arguments")))
         return headers
 

@@ -122,10 +122,11 @@ class Stdio:
             self._answers.forget(number)
             if exchange is not None:
                 self._hearing.end(exchange)
-        is_left = method == "tools/call" and wire.is_complete(message)
+        is_left, is_modern = method == "tools/call" and wire.is_complete(message), self._meta is not None
         return wire.result_of(
-            message if is_left else self._unleaked(message), may_ask=bool(exchange) and self._meta is not None
-        )
+            message if is_left else self._unleaked(message), may_ask=is_modern and exchange is not None,
+            may_defer=is_modern and wire.may_defer(method, capabilities),
+        )  # fmt: skip
 
     async def listen(self, notices: Mapping[str, Any], listener: Listener) -> None:
         """Hear what the server says unasked; in the older era it says all of that anyway."""

@@ -33,8 +33,13 @@ META = "io.modelcontextprotocol/"
 CAPABILITIES = META + "clientCapabilities"
 PROGRESS_TOKEN = "progressToken"  # noqa: S105 - no password: a name for the progress of a request
 _OURS = frozenset({META + "protocolVersion", META + "clientInfo", CAPABILITIES, PROGRESS_TOKEN})
-INPUT_REQUIRED = "input_required"
-NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+INPUT_REQUIRED, TASK = "input_required", "task"
+TASKS = META + "tasks"
+"""The extension by which a server gives a call's result as a task, which is asked for until it has ended."""
+NAMED_BY = {
+    "tools/call": "name", "prompts/get": "name", "resources/read": "uri",
+    "tasks/get": "taskId", "tasks/update": "taskId", "tasks/cancel": "taskId",
+}  # fmt: skip
 MESSAGE_LENGTH = 1000
 MOST_VALUES = 100_000
 _SENTINEL = re.compile(r"=\?base64\?.*\?=\Z", re.ASCII | re.DOTALL)
@@ -252,10 +257,21 @@ def is_complete(message: Mapping[str, Any]) -> bool:
     return isinstance(result, dict) and result.get("resultType", "complete") == "complete"
 
 
-def result_of(message: Mapping[str, Any], *, may_ask: bool = False) -> dict[str, Any]:
+def declares_tasks(capabilities: Mapping[str, Any] | None) -> bool:
+    """Whether a client that has declared these capabilities takes a task for an answer."""
+    extensions = capabilities.get("extensions") if capabilities else None
+    return isinstance(extensions, Mapping) and isinstance(extensions.get(TASKS), Mapping)
+
+
+def may_defer(method: str, capabilities: Mapping[str, Any] | None) -> bool:
+    """Whether a server of 2026-07-28 may answer such a request with a task."""
+    return method == "tools/call" and declares_tasks(capabilities)
+
+
+def result_of(message: Mapping[str, Any], *, may_ask: bool = False, may_defer: bool = False) -> dict[str, Any]:
     """The result that a response carries; raises UpstreamError for its error, BackendError for neither or both.
 
-    A result that asks for more input is one only where it may ask.
+    A result that asks for more input is one only where it may ask, and a task only where it may come later.
     """
     if ("result" in message) == ("error" in message):
         raise BackendError("The server's answer has neither a result nor an error.")
@@ -265,10 +281,12 @@ def result_of(message: Mapping[str, Any], *, may_ask: bool = False) -> dict[str,
     if not isinstance(result, dict):
         raise BackendError("The server's result is not a JSON object.")
     kind = result.get("resultType", "complete")
-    if kind == "complete" or (may_ask and kind == INPUT_REQUIRED):
+    if kind == "complete" or (may_ask and kind == INPUT_REQUIRED) or (may_defer and kind == TASK):
         return result
     if kind == INPUT_REQUIRED:
         raise BackendError("The server asks for more input before it answers, and there is nobody to ask.")
+    if kind == TASK:
+        raise BackendError("The server answers with a task, and the caller has not declared that it takes one.")
     raise BackendError(f"The server's result is of a kind that is not known here: {str(kind)[:40]!r}.")
 
 

@@ -2,7 +2,7 @@
 
 from apps.registry.backends.base import Hello, HttpRefusal, Listener, Refused, ServerRoute, Upstream, UpstreamError
 from apps.registry.backends.masking import secrets_of, without_secrets
-from apps.registry.backends.wire import MODERN
+from apps.registry.backends.wire import MODERN, TASKS, declares_tasks
 from apps.registry.models import CapabilityKind
 from apps.registry.schemas import BreakerOut
 from apps.registry.services.capabilities import (
@@ -52,6 +52,7 @@ from apps.registry.services.servers import (
 
 __all__ = [
     "MODERN",
+    "TASKS",
     "BreakerOut",
     "CapabilityKind",
     "Catalogue",
@@ -74,6 +75,7 @@ __all__ = [
     "check_server",
     "connect",
     "count_failing_critical_servers",
+    "declares_tasks",
     "delete_server",
     "describe_changes",
     "describe_connection",

@@ -1,0 +1,100 @@
+"""What goes to a server for an agent: allowed, within its limit, sent, and carried through its rounds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from apps.core import budget, limits
+from apps.core.actor import Actor
+from apps.core.errors import NotPermitted
+from apps.core.threads import in_thread
+from apps.gateway.services.asking import NEEDED_FOR, Ask, Client
+from apps.gateway.services.hearing import CallListener, note_refusal
+from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
+from apps.gateway.services.pool import upstreams
+from apps.gateway.services.results import wrong
+from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, park
+from apps.gateway.services.views import View
+from apps.gateway.services.ways import Caller
+from apps.policies.services import decide
+from apps.registry import services as registry
+
+
+@dataclass(slots=True)
+class Errand:
+    """One request to a server: what is used there, how, and at which revision of the catalogue."""
+
+    thing: Tool | Offer
+    item: registry.CatalogueItem
+    revision: int
+    method: str
+    params: dict[str, Any]
+    was_asked: bool = False
+    """Whether what the client answered to a question is in the result."""
+
+    @classmethod
+    def to(cls, thing: Tool | Offer, view: View, method: str, params: dict[str, Any]) -> "Errand":
+        """The errand to a thing's own server; raises UnknownTool for a tool of ours."""
+        if thing.upstream is None:
+            raise UnknownTool
+        return cls(thing, thing.upstream, view.revision, method, params)
+
+
+def check_decision(actor: Actor, thing: Tool | Offer) -> None:
+    """Raise NotPermitted, which says why, unless the actor may use this."""
+    decision = decide(actor, action_of(thing), thing.resource)
+    if not decision.allowed:
+        raise NotPermitted(
+            f"{thing.name} was not used: {decision.reason} Ask an admin of the organisation for it.",
+            details={thing.resource.kind: thing.name, "rule": decision.rule},
+        )
+
+
+async def take_turn(actor: Actor, errand: Errand) -> None:
+    """Count one use of what staff allow only so many times a minute; raises RateLimited."""
+    limit = errand.item.rate_limit_per_minute
+    if limit is not None:
+        name = errand.thing.resource.name
+        key = f"{errand.thing.resource.kind}:{actor.organization_id}:{name}"
+        await in_thread(limits.take, key, limit=limit, what=name)
+
+
+def caller_of(actor: Actor, client: Client) -> Caller:
+    """Whose links to servers carry what the actor asks by this client."""
+    return Caller(client.session_id, str(actor.key_id or actor.id or actor.label), client)
+
+
+async def ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any], registry.ServerRoute]:
+    """Make the request, in as many rounds as it takes."""
+    pool, client, server_id = upstreams(), ask.client, errand.item.server_id
+    route = await pool.route(server_id, errand.revision)
+    caller = caller_of(actor, client)
+    params = {**errand.params, "_meta": dict(ask.meta)} if ask.meta else errand.params
+    listener = CallListener(client, route)
+
+    async def send(more: Mapping[str, Any]) -> dict[str, Any]:
+        asked = {**params, **more} if more else params
+        errand.was_asked = errand.was_asked or bool(more)
+        result, _ = await pool.request(server_id, errand.revision, caller, errand.method, asked, listener=listener)
+        errand.was_asked = errand.was_asked or listener.has_asked
+        return result
+
+    async def start(parked: Parked) -> dict[str, Any]:
+        listener.parked = parked
+        parked.share = budget.Share(budget.budget(), actor.organization_id)
+        with budget.counting(parked.share, actor.organization_id):
+            return await send({})
+
+    place = Place(f"{caller.key}@{actor.organization_id}", ask.bundle, errand.method, errand.thing.name, str(server_id))
+    try:
+        if client.is_modern and not route.is_modern and _can_be_asked(client.capabilities):
+            return await park(ask, place, start), route
+        return await converse(ask, place, send), route
+    except Misbehaved as error:
+        if error.refused and isinstance(error.__cause__, registry.Refused):
+            await note_refusal(route, error.refused, error.__cause__)
+        raise wrong(route, str(error)) from error
+
+
+def _can_be_asked(capabilities: Mapping[str, Any]) -> bool:
+    return any(name in capabilities for name in NEEDED_FOR.values())
