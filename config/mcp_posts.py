@@ -15,6 +15,7 @@ from django.conf import settings
 from mcp.shared.inbound import (
     InboundLadderRejection,
     classify_inbound_request,
+    decode_header_value,
     find_duplicated_routing_header,
     validate_mcp_param_headers,
 )
@@ -291,13 +292,14 @@ def _rejection_of(request: Request, message: Message) -> InboundLadderRejection 
         return verdict
     if not isinstance(verdict.client_capabilities, dict):
         return InboundLadderRejection(INVALID_PARAMS, "The client's capabilities are an object.")
-    if message.method in _NAMED_BY_TASK and request.header(b"mcp-name") != message.params.get("taskId"):
+    name = request.header(b"mcp-name") if message.method in _NAMED_BY_TASK else None
+    if name is not None and decode_header_value(name) != message.params.get("taskId"):
         return InboundLadderRejection(HEADER_MISMATCH, "The Mcp-Name header is not the taskId of the request.")
     return None
 
 
 _NAMED_BY_TASK = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
-"""Methods whose header the SDK does not check: it knows no extensions."""
+"""Methods whose header the SDK does not check, for it knows no extensions; FastMCP's client leaves it out."""
 
 
 async def _param_rejection(request: Request, message: Message) -> InboundLadderRejection | None:

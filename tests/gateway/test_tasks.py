@@ -3,6 +3,7 @@
 That the extension works at all through the road is shown by the official suite (tests/conformance/test_through.py).
 """
 
+import asyncio
 import json
 import sys
 import time
@@ -11,7 +12,10 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import Any
 
+import fastmcp_tasks  # noqa: F401 - teaches the client of FastMCP what tasks are
 import pytest
+from fastmcp import Client
+from fastmcp.client.transports import StreamableHttpTransport
 
 from apps.audit.models import Entry
 from apps.auth import services as auth
@@ -98,10 +102,11 @@ def until(agent: Agent, task: dict[str, Any], status: str) -> dict[str, Any]:
 # Whose a task is -----------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_its_caller_s_alone(live: Live, alice: Person, victor: Person, bob: Person, slow: Server) -> None:
+def test_a_task_is_its_caller_s_alone(live: Live, alice: Person, dora: Person, bob: Person, slow: Server) -> None:
     mine = agent_of(live, alice, MODERN)
-    theirs = [agent_of(live, person, MODERN) for person in (victor, bob)]
+    theirs = [agent_of(live, person, MODERN) for person in (dora, bob)]
     task = begin(mine, seconds=60, label="mine")
+    assert begin(theirs[0], seconds=0, label="their own")
     unknown = ask(theirs[0], "tasks/get", taskId="no such task")["error"]
 
     for stranger in theirs:
@@ -177,13 +182,14 @@ def test_who_takes_no_tasks_gets_results_and_no_task(live: Live, alice: Person, 
     called = ask(agent, "tools/call", {}, name="up__slow_compute", arguments={"seconds": 0, "label": "y"})
     needed = ask(agent, "tools/call", {}, name="up__failing_job", arguments={})
     asked = [
-        ask(agent, method, {}, taskId=task["taskId"], inputResponses={})["error"]
+        ask(agent, method, {}, taskId=task_id, inputResponses={})["error"]
         for method in ("tasks/get", "tasks/update", "tasks/cancel")
+        for task_id in (task["taskId"], "no such task")
     ]
 
     assert called["result"]["content"][0]["text"] == "y: computed for 0 s"
     assert (needed["error"]["code"], needed["error"]["data"]) == (-32021, NEEDS_TASKS)
-    assert [(error["code"], error["data"]) for error in asked] == [(-32021, NEEDS_TASKS)] * 3
+    assert [(error["code"], error["data"]) for error in asked] == [(-32021, NEEDS_TASKS)] * 6
 
 
 def test_an_older_client_is_not_given_a_task_whatever_it_declares(live: Live, alice: Person, slow: Server) -> None:
@@ -203,16 +209,14 @@ def test_a_task_that_nobody_takes_is_refused(live: Live, alice: Person, lying: S
     assert "has not declared that it takes one" in answer["result"]["content"][0]["text"]
 
 
-@pytest.mark.parametrize("header", [None, "another"])
-def test_the_header_names_the_task(live: Live, alice: Person, slow: Server, header: str | None) -> None:
+@pytest.mark.parametrize("header", ["another", "=?base64?YW5vdGhlcg==?=", ""])
+def test_a_header_that_names_another_task_is_refused(live: Live, alice: Person, slow: Server, header: str) -> None:
     agent = agent_of(live, alice, MODERN)
     task = begin(agent, seconds=60, label="x")
     meta = {META + "protocolVersion": MODERN, META + "clientCapabilities": TAKES}
     body = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": task["taskId"], "_meta": meta}}
 
-    answer = agent.post(
-        json.dumps(body).encode(), "tasks/get", headers={"Mcp-Name": header} if header else {"Mcp-Name": ""}
-    )
+    answer = agent.post(json.dumps(body).encode(), "tasks/get", headers={"Mcp-Name": header})
 
     assert (answer.status, answer.json()["error"]["code"]) == (400, -32020)
 
@@ -383,9 +387,7 @@ def test_every_request_about_a_task_is_counted_under_its_tool(live: Live, alice:
 
 def test_a_task_is_nobody_else_s_result(live: Live, alice: Person, slow: Server) -> None:
     """A tool that only reads may be answered from memory; its tasks may not."""
-    tool = Capability.objects.filter(server=slow, name="slow_compute")
-    tool.update(cache_seconds=60, definition={**tool.get().definition, "annotations": {"readOnlyHint": True}})
-    refresh(alice)
+    change(Capability.objects.get(server=slow, name="slow_compute"), cache_seconds=60, risk="low")
     agent = agent_of(live, alice, MODERN)
 
     ids = {begin(agent, seconds=0, label="same")["taskId"] for _ in range(2)}
@@ -447,10 +449,10 @@ def test_a_task_that_is_listened_to_is_told_until_its_end(live: Live, alice: Per
 
 
 def test_only_what_is_ones_own_is_listened_to(
-    live: Live, alice: Person, victor: Person, slow: Server, monkeypatch: pytest.MonkeyPatch
+    live: Live, alice: Person, dora: Person, slow: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "MOST_TASKS", 2)
-    agent, stranger = agent_of(live, alice, MODERN), agent_of(live, victor, MODERN)
+    agent, stranger = agent_of(live, alice, MODERN), agent_of(live, dora, MODERN)
     ids = [begin(agent, seconds=60, label="x")["taskId"] for _ in range(3)]
 
     with listening(live, stranger, *ids, "no such task") as said:
@@ -488,3 +490,36 @@ def until_nothing_is_followed() -> None:
     while following._followed:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+# Strangers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_and_a_server_that_others_wrote_have_tasks_between_them(
+    live: Live, alice: Person, settings: Any
+) -> None:
+    """The client of FastMCP takes a task, asks for it and answers what it asks, without a word of its caller."""
+    key, port = live.key(alice), free_port()
+    settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{port}"})
+    url = f"http://127.0.0.1:{port}/mcp"
+    command = [sys.executable, "-m", "tests.fixtures.fastmcp_tasks_server", str(port)]
+
+    async def person(*_: Any) -> Any:
+        return {"name": "Alice"}
+
+    async def talk() -> list[Any]:
+        transport = StreamableHttpTransport(live.mcp_url, headers={"Authorization": f"Bearer {key}"})
+        async with Client(transport, mode=MODERN, elicitation_handler=person) as client:
+            crunched = await client.call_tool("up__crunch", {"words": "loud"})
+            greeted = await client.call_tool("up__greet", {})
+            return [crunched.data or crunched.content[0].text, greeted.data or greeted.content[0].text]
+
+    with Process(command, ready=url):
+        server = registry.register_server(alice.actor, name="Up", slug="up", url=url)
+        registry.discover_server(alice.actor, server_id=server.id)
+        registry.approve_server(alice.actor, server_id=server.id)
+        refresh(alice)
+        said = asyncio.run(talk())
+
+    assert said == ["LOUD", "Hello, Alice!"]
+    assert {"tools/call", "tasks/get", "tasks/update"} <= {each.method for each in events()}

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -41,6 +42,8 @@ pytestmark = [pytest.mark.slow_process, pytest.mark.both]
 LOGIN, REFRESH, LOGOUT = "/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout"
 KEYS = "/api/v1/auth/api-keys"
 REVISION = "2026-07-28"
+WORKER = ["sh", "-c", f"cd {PROJECT} && exec {sys.executable} -m tests.fixtures.conformance --stdio"]
+"""A server whose calls go on as tasks, in a child of the process that started it."""
 SECRET = "what only the upstream may see"
 PLANTED = 250
 KILLED = -9
@@ -87,6 +90,14 @@ def run(*command):
     said = io.StringIO()
     call_command(*command, stdout=said, stderr=said)
     print(said.getvalue(), end="")
+"""
+REGISTER_WORKER = f"""
+import dataclasses, uuid
+from apps.registry import services as registry
+operator = dataclasses.replace(system_actor(uuid.UUID("{{organization}}")), is_platform_admin=True)
+made = registry.register_server(operator, name="Worker", slug="worker", transport="stdio", command={WORKER!r})
+registry.discover_server(operator, server_id=made.id)
+registry.approve_server(operator, server_id=made.id)
 """
 READ_ALL = """
 wrong = [row.purpose for row in Secret.objects.filter(purpose__startswith="planted:")
@@ -156,6 +167,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     settings = {
         "GATEHOUSE_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{upstream_port},127.0.0.1:{old_port}",
+        "GATEHOUSE_STDIO_ALLOW": shlex.join(WORKER),
         "GATEHOUSE_LOG_LEVEL": "warning",
     }
     with ExitStack() as stack:
@@ -190,6 +202,7 @@ def _move_in(house: House, upstream_port: int, old_port: int) -> None:
     body = {"name": "Upstream", "slug": "up", "url": f"http://127.0.0.1:{upstream_port}/mcp"}
     house.server = f"/api/v1/mcp/servers/{offered(developer, admin, body)['id']}"
     offered(developer, admin, {"name": "Of before", "slug": "old", "url": f"http://127.0.0.1:{old_port}/mcp"})
+    house.operator.done(REGISTER_WORKER.format(organization=provisioned["org"]["id"]))
     added = admin.post(f"{house.server}/credentials", {"kind": "header", "header": "X-Vendor", "secret": SECRET})
     assert added.status == 201, added.text
     house.operator.done(
@@ -514,3 +527,20 @@ def test_a_call_that_waits_in_another_process_is_continued_by_its_caller_alone(h
     mine.asks_at = 1
     assert mine.once("tools/call", continued).result["content"][0]["text"] == "accept: Alice"
     assert "ended" in mine.once("tools/call", continued).error["data"]["details"]["fields"]["requestState"][0]
+
+
+def test_a_task_of_a_child_process_is_reached_through_the_process_that_has_no_such_child(house: House) -> None:
+    client = speaker(house, REVISION)
+    client.capabilities = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
+    made, told = [], []
+
+    for one, other in WAYS:
+        call = {"name": "worker__slow_compute", "arguments": {"seconds": 60, "label": "x"}}
+        client.asks_at = one
+        made.append(client.once("tools/call", call).result)
+        client.asks_at = other
+        told.append(client.once("tasks/get", {"taskId": made[-1]["taskId"]}).result["status"])
+        client.once("tasks/cancel", {"taskId": made[-1]["taskId"]})
+
+    assert [task["resultType"] for task in made] == ["task", "task"]
+    assert told == ["working", "working"]
