@@ -3,43 +3,37 @@
 Each takes an exchange and gives the answer as bytes. What a revision does not know is refused there as unknown.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+import orjson
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from apps.core import budget
 from apps.core.actor import Actor
 from apps.core.errors import InvalidInput, NotFound, ServiceError
 from apps.gateway import services as gateway
 from apps.gateway.services.asking import LOG_LEVELS
 from apps.gateway.services.results import size_of
 from apps.registry import services as registry
+from config.mcp_exchange import Exchange
 from config.mcp_messages import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     LEGACY,
-    META,
     METHOD_NOT_FOUND,
     MISSING_CAPABILITY,
     MODERN,
     RESOURCE_NOT_FOUND,
     SERVER_INFO,
     UNAVAILABLE,
-    Message,
     RpcError,
     as_rpc_error,
-    call_message,
     error_result,
     malformed,
     result_message,
     result_with_list,
 )
-from config.mcp_sessions import Session
 from config.outages import as_outage
 
 logger = logging.getLogger(__name__)
@@ -48,97 +42,9 @@ LIST_SECONDS = 5
 LARGEST_HELLO = 262_144
 """How long a client's capabilities and its name, with its icons, may be: a session keeps them."""
 URL_ELICITATION_REQUIRED = -32042
-_TRAVELS = ("progressToken", "traceparent", "tracestate", "baggage", META + "logLevel")
 _VERBATIM = frozenset({MISSING_CAPABILITY, URL_ELICITATION_REQUIRED})
 """Errors of a server about a tool's call that programs understand; a model reads the others as a result."""
 _ONLY_MODERN = ("resultType", "ttlMs", "cacheScope")
-
-
-class Answering(Protocol):
-    """Takes what has to be said to a client before the result."""
-
-    def put(self, message: bytes, *, may_be_dropped: bool = False) -> bool:
-        """Whether it will be sent."""
-
-
-@dataclass(slots=True, eq=False)
-class Exchange:
-    """One request of an agent while it is answered; to the gateway it is the client."""
-
-    actor: Actor
-    message: Message
-    reply: Answering
-    bundle: str
-    is_modern: bool
-    session: Session | None
-    capabilities: Mapping[str, Any]
-    info: Mapping[str, Any]
-    share: budget.Share | None = None
-    at: str = "/mcp"
-
-    @property
-    def endpoint(self) -> str:
-        """Where it was asked, as it is counted."""
-        return f"{self.at}/{self.bundle}" if self.bundle else self.at
-
-    @property
-    def session_id(self) -> str | None:
-        """Its session."""
-        return self.session.id if self.session else None
-
-    @property
-    def log_level(self) -> str:
-        """How much of servers' logs it wants: said once for a session, or with each request."""
-        if self.session is not None:
-            return self.session.log_level
-        level = self.message.meta.get(META + "logLevel")
-        return level if isinstance(level, str) else ""
-
-    def notify(self, method: str, params: Mapping[str, Any]) -> None:
-        """Say something on the stream of this request."""
-        self.reply.put(call_message(method, params), may_be_dropped=True)
-
-    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask the client on the stream of this request; raises Refused."""
-        question = self.session.ask(self.reply.put, method, params) if self.session else None
-        if question is None:
-            raise registry.Refused(METHOD_NOT_FOUND, "This client cannot be asked: it takes no event stream.")
-        number, answer = question
-        try:
-            said = await answer
-        except asyncio.CancelledError:
-            self.reply.put(call_message("notifications/cancelled", {"requestId": number}))
-            raise
-        error, result = said.get("error"), said.get("result")
-        if isinstance(error, Mapping):
-            code = error.get("code")
-            raise registry.Refused(
-                code if type(code) is int else INTERNAL_ERROR, str(error.get("message"))[:1000], error.get("data")
-            )
-        return dict(result) if isinstance(result, Mapping) else {}
-
-    def as_ask(self) -> gateway.Ask:
-        """How the gateway is asked."""
-        params = self.message.params
-        answers, state = params.get("inputResponses"), params.get("requestState")
-        if not (answers is None or isinstance(answers, dict)) or not (state is None or isinstance(state, str)):
-            raise malformed("inputResponses is an object and requestState a text.")
-        meta = {name: value for name, value in self.message.meta.items() if name in _TRAVELS}
-        return gateway.Ask(self, self.endpoint, self.bundle, meta, answers, state, self.share)
-
-    def text(self, name: str) -> str:
-        """A parameter that has to be a text; raises RpcError."""
-        value = self.message.params.get(name)
-        if not isinstance(value, str) or not value:
-            raise malformed(f"{self.message.method} takes {name}, a text.")
-        return value
-
-    def mapping(self, name: str, *, is_needed: bool = False) -> dict[str, Any] | None:
-        """A parameter that has to be an object; raises RpcError."""
-        value = self.message.params.get(name)
-        if not isinstance(value, dict) and (is_needed or value is not None):
-            raise malformed(f"{self.message.method} takes {name}, an object.")
-        return value
 
 
 Method = Callable[[Exchange], Awaitable[bytes]]
@@ -304,7 +210,17 @@ async def _call(exchange: Exchange) -> bytes:
     except Exception:
         logger.exception("A tool call failed.")
         result = error_result(ServiceError())
-    return _result(exchange, result)
+    return _result(exchange, result if exchange.is_modern else _in_older_words(result))
+
+
+def _in_older_words(result: dict[str, Any]) -> dict[str, Any]:
+    """A tool's result for the revisions in which structured content is an object: any other value is told as text."""
+    if isinstance(result.get("structuredContent", {}), dict):
+        return result
+    structured = result.pop("structuredContent")
+    if not result.get("content"):
+        result["content"] = [{"type": "text", "text": orjson.dumps(structured).decode()}]
+    return result
 
 
 async def _get_prompt(exchange: Exchange) -> bytes:

@@ -60,64 +60,65 @@ class Changes:
         self._seen = now
 
 
-@dataclass(slots=True)
 class Telling:
     """One `subscriptions/listen`: what was acknowledged, and what is told from then on."""
 
-    changes: Changes
-    subscriptions: gateway.Subscriptions
-    following: gateway.Following
+    def __init__(self, actor: Actor, message: Message, bundle: str, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._meta = {SUBSCRIPTION_ID: message.id}
+        silent = gateway.Silent(is_modern=True, capabilities=_mapping(message.meta.get(META + "clientCapabilities")))
+        self._ask = gateway.Ask(silent, bundle=bundle)
+        self._subscriptions = gateway.Subscriptions(lambda uri: self._tell(UPDATED, uri=uri))
+        self._following = gateway.Following(actor, self._ask, self._tell_state)
+        self.changes = Changes(bundle, {}, self._tell, self._subscriptions, self._following)
 
     @classmethod
     async def begin(cls, actor: Actor, message: Message, bundle: str, outlet: Outlet) -> "Telling":
         """Acknowledge what will be told; raises RpcError. Nothing comes before the acknowledgement."""
-        wanted, meta = message.params.get("notifications"), {SUBSCRIPTION_ID: message.id}
+        wanted = message.params.get("notifications")
         if not isinstance(wanted, dict):
             raise malformed("subscriptions/listen takes notifications, an object.")
-        silent = gateway.Silent(is_modern=True, capabilities=_mapping(message.meta.get(META + "clientCapabilities")))
-        if wanted.get("taskIds") and not gateway.takes_tasks(silent):
+        telling = cls(actor, message, bundle, outlet)
+        if wanted.get("taskIds") and not gateway.takes_tasks(telling._ask.client):
             raise needs_tasks()
-        ask = gateway.Ask(silent, bundle=bundle)
-
-        def tell(method: str, **params: Any) -> None:
-            outlet.put(call_message(method, {**params, "_meta": meta}), may_be_dropped=True)
-
-        def tell_state(state: Mapping[str, Any]) -> bool:
-            """A state may be long, and is told once: it waits until the client has read what came before."""
-            told = {name: value for name, value in state.items() if name != "resultType"}
-            notice = call_message(TASK_CHANGED, {**told, "_meta": {**state.get("_meta", {}), **meta}})
-            return outlet.put(notice, may_be_dropped=not outlet.is_read)
-
-        honoured: dict[str, Any] = {name: True for name in CHANGES if wanted.get(name) is True}
-        subscriptions = gateway.Subscriptions(lambda uri: tell(UPDATED, uri=uri))
-        following = gateway.Following(actor, ask, tell_state)
         try:
-            if uris := [
-                uri for uri in _texts(wanted, "resourceSubscriptions") if await _add(subscriptions, actor, uri, ask)
-            ]:
-                honoured["resourceSubscriptions"] = uris
-            if task_ids := [task_id for task_id in _texts(wanted, "taskIds") if await following.add(task_id)]:
-                honoured["taskIds"] = task_ids
-            tell("notifications/subscriptions/acknowledged", notifications=honoured)
-            following.begin()
-            changes = Changes(
-                bundle,
-                {CHANGES[name][0]: CHANGES[name][1] for name in CHANGES if name in honoured},
-                tell,
-                subscriptions,
-                following,
-            )
-            await changes.look(actor)
+            await telling._acknowledge(actor, wanted)
         except BaseException:
-            subscriptions.close()
-            following.close()
+            telling.end()
             raise
-        return cls(changes, subscriptions, following)
+        return telling
+
+    async def _acknowledge(self, actor: Actor, wanted: Mapping[str, Any]) -> None:
+        honoured: dict[str, Any] = {name: True for name in CHANGES if wanted.get(name) is True}
+        self.changes.kinds = dict(CHANGES[name] for name in honoured)
+        uris = [uri for uri in _texts(wanted, "resourceSubscriptions") if await self._subscribe(actor, uri)]
+        task_ids = [task_id for task_id in _texts(wanted, "taskIds") if await self._following.add(task_id)]
+        lists = {"resourceSubscriptions": uris, "taskIds": task_ids}
+        honoured.update({name: heard for name, heard in lists.items() if heard})
+        self._tell("notifications/subscriptions/acknowledged", notifications=honoured)
+        self._following.begin()
+        await self.changes.look(actor)
+
+    async def _subscribe(self, actor: Actor, uri: str) -> bool:
+        """Subscribe to what the caller may read; the rest is left out of what is acknowledged."""
+        with suppress(ServiceError):
+            await self._subscriptions.add(actor, uri, self._ask)
+            return True
+        return False
+
+    def _tell(self, method: str, **params: Any) -> None:
+        self._outlet.put(call_message(method, {**params, "_meta": self._meta}), may_be_dropped=True)
+
+    def _tell_state(self, state: Mapping[str, Any]) -> bool:
+        """A task's state may be long, and is told once: it waits until the client has read what came before."""
+        told = {name: value for name, value in state.items() if name != "resultType"}
+        notice = call_message(TASK_CHANGED, {**told, "_meta": {**state.get("_meta", {}), **self._meta}})
+        return self._outlet.put(notice, may_be_dropped=not self._outlet.is_read)
 
     def end(self) -> None:
         """Tell nothing any more."""
-        self.subscriptions.close()
-        self.following.close()
+        self._subscriptions.close()
+        self._following.close()
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -127,11 +128,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _texts(wanted: Mapping[str, Any], name: str) -> list[str]:
     found = wanted.get(name)
     return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
-
-
-async def _add(subscriptions: gateway.Subscriptions, actor: Actor, uri: str, ask: gateway.Ask) -> bool:
-    """Subscribe to what the caller may read; the rest is left out of what is acknowledged."""
-    with suppress(ServiceError):
-        await subscriptions.add(actor, uri, ask)
-        return True
-    return False

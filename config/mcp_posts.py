@@ -12,21 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
-from mcp.shared.inbound import (
-    InboundLadderRejection,
-    classify_inbound_request,
-    decode_header_value,
-    find_duplicated_routing_header,
-    validate_mcp_param_headers,
-)
 
 from apps.core import budget
 from apps.core.actor import Actor
 from apps.core.errors import RateLimited, ServiceError
-from apps.gateway import services as gateway
+from config.mcp_exchange import Exchange
+from config.mcp_headers import check_headers, check_param_headers
 from config.mcp_messages import (
     HEADER_MISMATCH,
-    INVALID_PARAMS,
     INVALID_REQUEST,
     LEGACY,
     META,
@@ -39,7 +32,7 @@ from config.mcp_messages import (
     result_message,
     status_of,
 )
-from config.mcp_methods import MODERN_METHODS, Exchange, answer, hello
+from config.mcp_methods import MODERN_METHODS, answer, hello
 from config.mcp_notices import CHANGES, Changes, Telling
 from config.mcp_sessions import Session
 from config.mcp_streams import JSON_HEADERS, Receive, Reply, Send, Stream, place_of
@@ -243,16 +236,18 @@ async def _post_modern(request: Request, message: Message, admit: Admit) -> None
     if not message.is_request:
         await _note_modern(request, message)
         return
-    rejection = _rejection_of(request, message)
-    if rejection is not None:
-        error = RpcError(rejection.code, rejection.message, rejection.data)
+    headers = request.scope["headers"]
+    try:
+        check_headers(message, headers)
+        await check_param_headers(request.actor, message, request.bundle, headers)
+    except RpcError as error:
         await request.give_error(status_of(error, is_modern=True), error, message.id)
-        return
-    if message.method not in MODERN_METHODS and message.method != "subscriptions/listen":
-        await request.hand_over()
         return
     if message.method == "subscriptions/listen":
         await _subscribe(request, message, admit)
+        return
+    if message.method not in MODERN_METHODS:
+        await request.hand_over()
         return
     reply = Reply(request.send, request.receive, can_stream=request.accepts("text/event-stream"))
     info = message.meta.get(META + "clientInfo")
@@ -260,11 +255,6 @@ async def _post_modern(request: Request, message: Message, admit: Admit) -> None
         request.actor, message, reply, request.bundle, True, None, message.meta[META + "clientCapabilities"],
         info if isinstance(info, dict) else {}, request.share,
     )  # fmt: skip
-    refused = await _param_rejection(request, message)
-    if refused is not None:
-        reply.stop()
-        await request.give_error(400, RpcError(refused.code, refused.message, refused.data), message.id)
-        return
     await _finish(reply, exchange, is_modern=True)
 
 
@@ -279,42 +269,6 @@ async def _note_modern(request: Request, message: Message) -> None:
         await request.give_error(400, error)
         return
     await request.give(202)
-
-
-def _rejection_of(request: Request, message: Message) -> InboundLadderRejection | None:
-    """What is wrong with a request by itself, or with what its headers say of it."""
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
-    twice = find_duplicated_routing_header(pairs)
-    if twice is not None:
-        return InboundLadderRejection(HEADER_MISMATCH, f"{twice} header appears more than once")
-    verdict = classify_inbound_request(message.body, headers=dict(pairs))
-    if isinstance(verdict, InboundLadderRejection):
-        return verdict
-    if not isinstance(verdict.client_capabilities, dict):
-        return InboundLadderRejection(INVALID_PARAMS, "The client's capabilities are an object.")
-    name = request.header(b"mcp-name") if message.method in _NAMED_BY_TASK else None
-    if name is not None and decode_header_value(name) != message.params.get("taskId"):
-        return InboundLadderRejection(HEADER_MISMATCH, "The Mcp-Name header is not the taskId of the request.")
-    return None
-
-
-_NAMED_BY_TASK = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
-"""Methods whose header the SDK does not check, for it knows no extensions; FastMCP's client leaves it out."""
-
-
-async def _param_rejection(request: Request, message: Message) -> InboundLadderRejection | None:
-    """What is wrong with the headers that repeat a call's arguments."""
-    name, arguments = message.params.get("name"), message.params.get("arguments") or {}
-    if message.method != "tools/call" or not isinstance(name, str) or not isinstance(arguments, dict):
-        return None
-    try:
-        tool = (await gateway.view_for(request.actor, bundle=request.bundle)).tools.get(name)
-    except ServiceError:
-        return None
-    if tool is None or b"x-mcp-header" not in tool.encoded:
-        return None
-    headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.scope["headers"]}
-    return validate_mcp_param_headers(tool.definition.get("inputSchema"), arguments, headers)
 
 
 # Streams -------------------------------------------------------------------------------------------------------------

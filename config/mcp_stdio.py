@@ -23,6 +23,7 @@ from apps.core.doors import read_json
 from apps.core.errors import Malformed, ServiceError
 from apps.core.threads import in_thread
 from apps.gateway import services as gateway
+from config.mcp_exchange import Exchange
 from config.mcp_messages import (
     INVALID_REQUEST,
     META,
@@ -33,7 +34,7 @@ from config.mcp_messages import (
     read_message,
     result_message,
 )
-from config.mcp_methods import Exchange, answer, hello
+from config.mcp_methods import answer, hello
 from config.mcp_notices import CHANGES, Changes, Telling
 from config.mcp_sessions import Session, owner_of
 from config.outages import as_outage

@@ -1,11 +1,12 @@
 """Tools of servers are held to their schemas: arguments before they are sent, structured results before they pass."""
 
+import json
 from typing import Any
 
 import pytest
 
 from apps.registry.models import Risk
-from tests.gateway.agent import BOTH, add_tool, agent_of, offer, refresh
+from tests.gateway.agent import BOTH, LEGACY, MODERN, add_tool, agent_of, offer, refresh
 from tests.gateway.conftest import Evil, events
 from tests.live import Live
 from tests.people import Person
@@ -90,6 +91,33 @@ def test_a_structured_result_that_keeps_the_promise_is_passed_on(live: Live, ali
     refresh(alice)
 
     assert agent_of(live, alice).call("up__structured_bad")["structuredContent"] == {"number": "many"}
+
+
+@pytest.mark.parametrize("value", [[1, 2], "text", 5, False, None])
+def test_structured_content_that_is_no_object_passes_where_the_revision_has_it(
+    live: Live, alice: Person, evil: Evil, value: Any
+) -> None:
+    offer(alice, "new", evil.url, tools=("structured",), protocol_version=MODERN)
+    offer(alice, "old", evil.url, tools=("structured",), protocol_version=LEGACY)
+    modern, legacy = (agent_of(live, alice, revision) for revision in (MODERN, LEGACY))
+
+    assert modern.call("new__structured", value=value)["structuredContent"] == value
+    translated = legacy.call("new__structured", value=value)
+    assert "structuredContent" not in translated
+    assert translated["content"] == [{"type": "text", "text": json.dumps(value, separators=(",", ":"))}]
+    refused = modern.call("old__structured", value=value)
+    assert value is None or "its structuredContent is not an object" in refused["content"][0]["text"]
+
+
+def test_structured_content_that_is_no_object_is_held_to_its_schema(live: Live, alice: Person, evil: Evil) -> None:
+    server = offer(alice, "up", evil.url, tools=(), protocol_version=MODERN)
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    add_tool(server, "structured", **defined("structured", outputSchema=numbers))
+    refresh(alice)
+    agent = agent_of(live, alice, MODERN)
+
+    assert agent.call("up__structured", value=[1, 2])["structuredContent"] == [1, 2]
+    assert "at 1: it must be integer" in agent.failure("up__structured", value=[1, "2"])["message"]
 
 
 def test_a_schema_of_which_no_checker_can_be_made_holds_nobody_up(live: Live, alice: Person, evil: Evil) -> None:

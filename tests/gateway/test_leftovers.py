@@ -17,8 +17,8 @@ from apps.gateway.services.rounds import Parked, Place, park
 from apps.gateway.services.subscriptions import _OfServer
 from apps.registry.models import Capability
 from config import mcp_held
+from config.mcp_exchange import Exchange
 from config.mcp_messages import Message
-from config.mcp_methods import Exchange
 from config.mcp_posts import _finish
 from config.mcp_sessions import IDLE_SECONDS, Session, Sessions
 from config.mcp_streams import Reply

@@ -40,12 +40,14 @@ class Following:
         self._tell = tell
         self._owner = f"{actor.key_id or actor.id or actor.label}"
         self._seen: dict[str, dict[str, Any]] = {}
+        self._asked = 0
         self._works: list[asyncio.Task[None]] = []
 
     async def add(self, task_id: str) -> bool:
         """Whether a task will be followed: it is the caller's, there is room for it, and this process can reach it."""
-        if task_id in self._seen:
+        if task_id in self._seen or self._asked >= MOST_TASKS:
             return False
+        self._asked += 1
         if _followed[self._owner] >= MOST_TASKS or process_of_task(task_id) not in ("", parking_lot().process):
             return False
         _followed[self._owner] += 1

@@ -27,13 +27,14 @@ def passed_on(result: Mapping[str, Any], route: registry.ServerRoute) -> tuple[d
     """
     if result.get("resultType", "complete") == INPUT_REQUIRED:
         return masked(dict(result), route)
-    content, structured = result.get("content", []), result.get("structuredContent")
+    content = result.get("content", [])
     if not isinstance(content, list) or not all(isinstance(each, dict) and "type" in each for each in content):
         raise wrong(route, "its content is not a list of content blocks")
-    if structured is not None and not isinstance(structured, dict):
-        raise wrong(route, "its structuredContent is not an object")
     passed: dict[str, Any] = {"content": content}
-    if structured is not None:
+    structured = result.get("structuredContent")
+    if structured is not None or (route.is_modern and "structuredContent" in result):
+        if not (route.is_modern or isinstance(structured, dict)):
+            raise wrong(route, "its structuredContent is not an object")
         passed["structuredContent"] = structured
     if result.get("isError") is True:
         passed["isError"] = True
