@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import itertools
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -157,6 +157,12 @@ class Session:
             gateway.upstreams().notify_servers(self.id, method, params)
 
     @property
+    def user(self) -> Any:
+        """Whose it is, whichever of their keys opened it."""
+        _, opener, user_id, _ = self.owner
+        return user_id or opener
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing runs and nobody listens."""
         return not self.running and not any(stream.readers for stream in self.streams.values())
@@ -199,7 +205,7 @@ class Sessions:
         capabilities: Mapping[str, Any],
         client_info: Mapping[str, Any],
     ) -> Session:
-        """Begin a session; its owner's oldest ones are ended where this is one too many."""
+        """Begin a session; where this is one too many, the oldest of its owner is ended, or of who has most of all."""
         session = Session(
             secrets.token_hex(16), owner_of(actor), actor.organization_id, bundle, version, capabilities, client_info,
             kept=self.kept,
@@ -207,10 +213,17 @@ class Sessions:
         mine = self._by_organization.setdefault(actor.organization_id, OrderedDict())
         self._open[session.id] = mine[session.id] = session
         self._use(session)
-        of_caller = [each for each in mine.values() if each.owner == session.owner]
-        for old in of_caller[:-MOST_OF_ONE_CALLER] or list(mine.values())[:-MOST_OF_ONE_ORGANIZATION]:
-            self.end(old)
+        self._make_room(list(mine.values()), session.owner)
         return session
+
+    def _make_room(self, oldest_first: list[Session], owner: Owner) -> None:
+        of_caller = [each for each in oldest_first if each.owner == owner]
+        if len(of_caller) > MOST_OF_ONE_CALLER:
+            self.end(of_caller[0])
+        elif len(oldest_first) > MOST_OF_ONE_ORGANIZATION:
+            # Whoever has many keys makes room for others, and others do not make room for them.
+            [(busiest, _)] = Counter(each.user for each in oldest_first).most_common(1)
+            self.end(next(each for each in oldest_first if each.user == busiest))
 
     def find(self, actor: Actor, session_id: str, *, bundle: str) -> Session | None:
         """The caller's own session by this id at this endpoint; nobody else is told the truth about it."""

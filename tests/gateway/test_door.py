@@ -272,6 +272,18 @@ def test_nobody_holds_all_sessions(live: Live, alice: Person, bob: Person, monke
     assert [each.send("tools/list").status for each in (*others, bobs)] == [200] * 4
 
 
+def test_who_has_many_keys_pushes_nobody_else_out(
+    live: Live, alice: Person, adam: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.mcp_sessions.MOST_OF_ONE_ORGANIZATION", 3)
+    his = Agent(live.url, live.key(adam)).open()
+
+    hers = [Agent(live.url, live.key(alice)).open() for _ in range(5)]
+
+    assert his.send("tools/list").status == 200
+    assert [each.send("tools/list").status for each in hers] == [404, 404, 404, 200, 200]
+
+
 def test_a_session_that_its_client_ends_makes_room(live: Live, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("config.mcp_sessions.MOST_OF_ONE_CALLER", 2)
     key = live.key(alice)
