@@ -6,6 +6,7 @@ That the extension works at all through the road is shown by the official suite 
 import asyncio
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +20,13 @@ from fastmcp.client.transports import StreamableHttpTransport
 
 from apps.audit.models import Entry
 from apps.auth import services as auth
-from apps.gateway.services import following, hearing
+from apps.gateway.services import driving, following, hearing
 from apps.registry import services as registry
 from apps.registry.models import Capability, Server
 from tests.fixtures.servers import Process, free_port
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, agent_of, change, offer, refresh
 from tests.gateway.conftest import Evil, events
+from tests.gateway.speaker import Speaker
 from tests.live import Live
 from tests.people import Person
 
@@ -199,6 +201,95 @@ def test_an_older_client_is_not_given_a_task_whatever_it_declares(live: Live, al
 
     assert agent.text("up__slow_compute", seconds=0, label="y") == "y: computed for 0 s"
     assert agent.ask("tasks/get", {"taskId": "x"})["error"]["code"] == -32601
+
+
+@pytest.mark.parametrize("revision", ["2024-11-05", "2025-06-18", LEGACY])
+def test_an_older_client_waits_for_the_result_of_a_tool_that_needs_a_task(
+    live: Live, alice: Person, slow: Server, revision: str
+) -> None:
+    answers = {"elicitation/create": {"action": "accept", "content": {"ok": True}}}
+    client = Speaker((live.url,), live.key(alice), revision, {"elicitation": {}}, answers)
+    client.begin()
+
+    failed = client.use("up__failing_job").result
+    asked = client.use("up__confirm_delete", {"filename": "a.txt"}) if revision != "2024-11-05" else None
+
+    assert failed == {"content": [{"type": "text", "text": "This job always fails."}], "isError": True}
+    assert asked is None or asked.result["content"][0]["text"] == "a.txt: accept"
+    assert asked is None or [each["params"]["message"] for each in asked.questions] == ["Please confirm"]
+    assert {each.method for each in events()} == {"tools/call"}
+
+
+def test_an_older_client_is_asked_each_question_once(live: Live, alice: Person, lying: Server, evil: Evil) -> None:
+    answers = {"elicitation/create": {"action": "accept", "content": {"colour": "red"}}}
+    client = Speaker((live.url,), live.key(alice), LEGACY, {"elicitation": {}}, answers)
+    client.begin()
+    evil.put("task", question(colour={"type": "string"}))
+    done = {**WORKING, "status": "completed", "result": {"content": [], "structuredContent": {"n": 1}}}
+    later = threading.Timer(2.5, evil.put, ("task", done))
+    later.start()
+
+    heard = client.use("up__promise", {"task": WORKING, "is_needed": True})
+
+    later.join()
+    assert heard.result["structuredContent"] == {"n": 1}
+    assert len(heard.questions) == evil.seen("calls")["tasks/update"] == 1
+    assert evil.seen("calls")["tasks/get"] > 2
+
+
+def test_an_older_client_that_leaves_has_its_task_cancelled(
+    live: Live, alice: Person, lying: Server, evil: Evil
+) -> None:
+    agent = agent_of(live, alice, LEGACY).open()
+    evil.put("task", WORKING)
+    message = {"name": "up__promise", "arguments": {"task": WORKING, "is_needed": True}}
+
+    agent.timeout = 3
+    with pytest.raises(TimeoutError):
+        agent.send("tools/call", message)
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while "tasks/cancel" not in evil.seen("calls"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [each["params"]["taskId"] for each in evil.seen("replies")] == ["theirs"]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"status": "cancelled"}, "has cancelled the task"),
+        ({"status": "failed", "error": {"code": -32603, "message": "It broke."}}, "It broke."),
+        (
+            {"status": "completed", "result": {"content": [], "structuredContent": {"n": "x"}}},
+            "breaks the outputSchema",
+        ),
+        ({"taskId": "another's"}, "another task"),
+        ({"status": "input_required", "inputRequests": {"q": {"method": "roots/list"}}}, "has not declared roots"),
+    ],
+)
+def test_an_older_client_is_told_why_there_is_no_result(
+    live: Live, alice: Person, lying: Server, evil: Evil, case: tuple[dict[str, Any], str]
+) -> None:
+    agent, (told, said) = agent_of(live, alice, LEGACY), case
+    evil.put("task", {**WORKING, **told})
+
+    result = agent.call("up__promise", task=WORKING, is_needed=True)
+
+    assert result["isError"] is True
+    assert said in result["content"][0]["text"]
+
+
+def test_a_task_of_an_older_client_is_given_up_in_the_end(
+    live: Live, alice: Person, lying: Server, evil: Evil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driving, "LONGEST_SECONDS", 1.5)
+    evil.put("task", WORKING)
+
+    result = agent_of(live, alice, LEGACY).call("up__promise", task=WORKING, is_needed=True)
+
+    assert "did not end the task of this call within 1.5 seconds" in result["content"][0]["text"]
+    assert evil.seen("calls")["tasks/cancel"] == 1
 
 
 def test_a_task_that_nobody_takes_is_refused(live: Live, alice: Person, lying: Server) -> None:

@@ -79,6 +79,48 @@ class Silent:
         raise registry.Refused(NOT_DECLARED, "This client cannot be asked.")
 
 
+@dataclass(frozen=True, slots=True)
+class TakesTasks:
+    """A client of an older revision, for whom somebody here asks for tasks until they have ended."""
+
+    client: Client
+
+    @property
+    def session_id(self) -> str | None:
+        """Its session."""
+        return self.client.session_id
+
+    @property
+    def is_modern(self) -> bool:
+        """It is asked by requests."""
+        return self.client.is_modern
+
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
+        """What it has declared, and the extension of tasks."""
+        others = self.client.capabilities.get("extensions")
+        extensions = {**(others if isinstance(others, Mapping) else {}), registry.TASKS: {}}
+        return {**self.client.capabilities, "extensions": extensions}
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What it says it is."""
+        return self.client.info
+
+    @property
+    def log_level(self) -> str:
+        """The least level of log messages that it wants."""
+        return self.client.log_level
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Say something before the result."""
+        self.client.notify(method, params)
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the client."""
+        return await self.client.ask(method, params)
+
+
 @dataclass(slots=True)
 class Ask:
     """How an agent asks: at which endpoint, by which client, in which round of a conversation."""
@@ -99,7 +141,7 @@ def takes_tasks(client: Client) -> bool:
 
 def told_to_servers(client: Client) -> Mapping[str, Any]:
     """What servers are told that a client can do: all that it has declared, but for what cannot reach its revision."""
-    if client.is_modern or not registry.declares_tasks(client.capabilities):
+    if client.is_modern or isinstance(client, TakesTasks) or not registry.declares_tasks(client.capabilities):
         return client.capabilities
     others = {name: about for name, about in client.capabilities["extensions"].items() if name != registry.TASKS}
     return {**client.capabilities, "extensions": others}

@@ -13,6 +13,7 @@ from apps.core.toolbox import MAX_RESULT_BYTES, NativeTool
 from apps.gateway.services.asking import Ask
 from apps.gateway.services.catalogue import EVERYTHING, called_at, snapshot_for
 from apps.gateway.services.checking import Checks, checks_of
+from apps.gateway.services.driving import drive, wants_task
 from apps.gateway.services.errands import Errand, ask_server, check_decision, take_turn
 from apps.gateway.services.metering import Meter
 from apps.gateway.services.offers import Offer, Tool, UnknownResource, UnknownTool
@@ -153,7 +154,12 @@ async def _carry_tool(
 
 
 async def _ask_tool(actor: Actor, errand: Errand, ask: Ask, checks: Checks) -> tuple[dict[str, Any], int]:
-    result, route = await ask_server(actor, errand, ask)
+    try:
+        result, route = await ask_server(actor, errand, ask)
+    except registry.UpstreamError as error:
+        if not wants_task(error, ask):
+            raise
+        result, route = await drive(actor, errand, ask)
     if result.get("resultType") == TASK:
         return task_made(actor, errand.item, result, route)
     await checks.check_result(result, route)

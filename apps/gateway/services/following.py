@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,19 @@ from apps.core.actor import Actor
 from apps.core.errors import NotFound, NotPermitted, ServiceError
 from apps.gateway.services.asking import Ask
 from apps.gateway.services.rounds import parking_lot
-from apps.gateway.services.upstream_tasks import ENDED, look, process_of_task
+from apps.gateway.services.upstream_tasks import (
+    ENDED,
+    LONGEST_PAUSE_SECONDS,
+    USUAL_PAUSE_SECONDS,
+    look,
+    pause_of,
+    process_of_task,
+)
 from apps.registry import services as registry
 
 logger = logging.getLogger(__name__)
 MOST_TASKS = 32
 """How many tasks one caller may listen to, on all streams together."""
-SHORTEST_PAUSE_SECONDS, USUAL_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 2.0, 60.0
 _INVALID_PARAMS = -32602
 _followed: Counter[str] = Counter()
 
@@ -94,7 +100,7 @@ class Following:
                 told = state
                 if state["status"] in ENDED:
                     return
-            pause = max(pause, _pause_of(state))
+            pause = max(pause, pause_of(state))
             await asyncio.sleep(pause)
             try:
                 state, pause = await self._look(task_id), 0.0
@@ -108,10 +114,3 @@ class Following:
     async def _look(self, task_id: str) -> dict[str, Any]:
         with budget.share_for(self.actor.organization_id) as share:
             return await look(self.actor, task_id, replace(self._ask, share=share))
-
-
-def _pause_of(state: Mapping[str, Any]) -> float:
-    """For how long a server wants to be left in peace."""
-    milliseconds = state.get("pollIntervalMs")
-    seconds = milliseconds / 1000 if milliseconds else USUAL_PAUSE_SECONDS
-    return min(max(seconds, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)

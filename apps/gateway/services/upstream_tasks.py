@@ -30,6 +30,8 @@ TASK = "task"
 ENDED = frozenset({"completed", "failed", "cancelled"})
 LONGEST_OWN_ID = 1024
 LONGEST_ID = 4096
+SHORTEST_PAUSE_SECONDS, USUAL_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 2.0, 60.0
+"""How long we wait before we ask for a task again, where we do so by ourselves."""
 _STATUSES = ENDED | {"working", "input_required"}
 _PURPOSE = "task"
 
@@ -120,7 +122,7 @@ def _is_duration(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-async def _detailed(
+async def detailed(
     result: Mapping[str, Any], handle: Handle, errand: Errand, ask: Ask, route: registry.ServerRoute
 ) -> dict[str, Any]:
     """A task with what belongs to its status: the tool's result, the error, or what the client is asked."""
@@ -156,6 +158,13 @@ def _error_of(error: Any, route: registry.ServerRoute) -> dict[str, Any]:
     return {name: error[name] for name in ("code", "message", "data") if name in error}
 
 
+def pause_of(state: Mapping[str, Any]) -> float:
+    """For how many seconds a server wants to be left in peace, within reason."""
+    milliseconds = state.get("pollIntervalMs")
+    seconds = milliseconds / 1000 if milliseconds else USUAL_PAUSE_SECONDS
+    return min(max(seconds, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+
+
 # What clients ask ----------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +183,7 @@ async def look(actor: Actor, task_id: str, ask: Ask, meter: Meter | None = None)
     handle, errand = await _reach(actor, task_id, ask, "tasks/get", meter)
     with budget.counting(ask.share, actor.organization_id):
         result, route = await _send(actor, errand, ask)
-        told, size = masked(await _detailed(result, handle, errand, ask, route), route)
+        told, size = masked(await detailed(result, handle, errand, ask, route), route)
     if meter is not None:
         meter.bytes_out = size
         meter.ended(told.get("result", {}))

@@ -1,0 +1,114 @@
+"""Tools that answer with tasks alone, for agents of the revisions before there were any.
+
+Such a tool refuses a client that takes no tasks. Where that client could not have said that it does, the gateway takes
+the task itself and asks for it until it has ended: the agent waits for its result, as it does for any other.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from apps.core.actor import Actor
+from apps.core.errors import BackendError, BackendTimeout, ServiceError
+from apps.gateway.services.asking import Ask, TakesTasks
+from apps.gateway.services.errands import Errand, ask_server, caller_of
+from apps.gateway.services.pool import upstreams
+from apps.gateway.services.results import wrong
+from apps.gateway.services.rounds import Misbehaved, ask_all
+from apps.gateway.services.upstream_tasks import TASK, Handle, detailed, pause_of
+from apps.registry import services as registry
+
+LONGEST_SECONDS = 600.0
+"""How long a task is asked for; who waits hears a sign of life every ten seconds."""
+_MISSING_CAPABILITY = -32021
+
+
+def wants_task(error: registry.UpstreamError, ask: Ask) -> bool:
+    """Whether a server refuses a call because its client takes no tasks, which this one cannot."""
+    needed = error.data.get("requiredCapabilities") if isinstance(error.data, Mapping) else None
+    is_refused = error.rpc_code == _MISSING_CAPABILITY and registry.declares_tasks(needed)
+    return is_refused and not ask.client.is_modern
+
+
+async def drive(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any], registry.ServerRoute]:
+    """Make the call as a client that takes tasks would, and give the result as it is in the end, with the route.
+
+    Raises BackendTimeout after ten minutes, and what the server says of a task that has failed or was cancelled.
+    """
+    taking = replace(ask, client=TakesTasks(ask.client))
+    result, route = await ask_server(actor, errand, taking)
+    if result.get("resultType") != TASK:
+        return result, route
+    task = _Driven(actor, errand, taking, str(result.get("taskId")), route, set())
+    try:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return await task.result(), route
+    except TimeoutError as error:
+        await task.cancel()
+        raise BackendTimeout(
+            f"The server {route.slug} did not end the task of this call within {LONGEST_SECONDS:g} seconds."
+            " It was told to stop.", details={"server": route.slug},
+        ) from error  # fmt: skip
+    except asyncio.CancelledError:
+        await asyncio.shield(task.cancel())
+        raise
+
+
+@dataclass(slots=True)
+class _Driven:
+    """One task while it is asked for."""
+
+    actor: Actor
+    errand: Errand
+    ask: Ask
+    own_id: str
+    route: registry.ServerRoute
+    answered: set[str]
+
+    async def result(self) -> dict[str, Any]:
+        """The result of the call, as soon as there is one."""
+        handle = Handle("", self.errand.item.id, self.own_id, "")
+        while True:
+            said = await self._send("tasks/get", {})
+            state = await detailed(said, handle, self.errand, self.ask, self.route)
+            if state["status"] == "completed":
+                result: dict[str, Any] = state["result"]
+                return result
+            if state["status"] == "failed":
+                error = state["error"]
+                raise registry.UpstreamError(error["code"], error["message"], error.get("data"))
+            if state["status"] == "cancelled":
+                raise BackendError(
+                    f"The server {self.route.slug} has cancelled the task of this call.",
+                    details={"server": self.route.slug},
+                )
+            if state["status"] == "input_required":
+                await self._answer(state["inputRequests"])
+            await asyncio.sleep(pause_of(state))
+
+    async def cancel(self) -> None:
+        """Tell the server that nobody waits any more."""
+        with suppress(ServiceError):
+            await self._send("tasks/cancel", {})
+
+    async def _answer(self, questions: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put to the client what it was not asked before, and hand its answers on."""
+        new = {name: question for name, question in questions.items() if name not in self.answered}
+        if not new:
+            return
+        self.errand.was_asked = True
+        try:
+            answers = await ask_all(self.ask.client, new)
+        except Misbehaved as error:
+            raise wrong(self.route, str(error)) from error
+        self.answered.update(new)
+        await self._send("tasks/update", {"inputResponses": answers})
+
+    async def _send(self, method: str, more: Mapping[str, Any]) -> dict[str, Any]:
+        params = {"taskId": self.own_id, **more}
+        caller = caller_of(self.actor, self.ask.client)
+        item, revision = self.errand.item, self.errand.revision
+        result, _ = await upstreams().request(item.server_id, revision, caller, method, params)
+        return result
