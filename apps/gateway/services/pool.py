@@ -60,9 +60,10 @@ class Upstreams:
         way.agreement.look()
         try:
             way.breaker.check()
-            async with way.slot(deadline), way.probing():
+            async with way.slot(deadline, listener) as slot, way.probing():
+                hears = slot if listener else None
                 with way.breaker.guard():
-                    return await self._send(way, caller, method, params, deadline, listener=listener), way.route
+                    return await self._send(way, caller, method, params, deadline, listener=hears), way.route
         except BackendError as error:
             if way.breaker.is_open:
                 self._retire_idle(way)

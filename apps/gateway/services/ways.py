@@ -10,7 +10,7 @@ A link is one opened upstream:
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from django.conf import settings
 
 from apps.core.errors import BackendError, BackendTimeout
 from apps.gateway.services.agreement import Agreement, Start
-from apps.gateway.services.asking import Client, Silent, what_may_be_asked
+from apps.gateway.services.asking import NOT_DECLARED, Client, Silent, what_may_be_asked
 from apps.gateway.services.breaker import Breaker
 from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import Paused, busy, is_outage
@@ -39,6 +39,52 @@ class Caller:
     session_id: str | None
     key: str
     client: Client = field(default_factory=Silent, compare=False)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One of the calls that a server takes at the same time, as the listener of that call.
+
+    While the call's client is asked something, which may take a person minutes, others may have the slot. When there is
+    an answer the call goes on: with a slot if one is free, else beside them. So a server may have more calls than its
+    limit for a while, by as many as have waited; how many may wait is limited for each caller (rounds.py, and the
+    requests that a session may have under way).
+    """
+
+    slots: asyncio.Semaphore
+    listener: registry.Listener | None = None
+    is_held: bool = True
+    is_over: bool = False
+    asked_now: int = 0
+
+    def notified(self, method: str, params: Mapping[str, Any]) -> None:
+        """Hear a notification."""
+        if self.listener is not None:
+            self.listener.notified(method, params)
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a question, without the slot."""
+        if self.listener is None:
+            raise registry.Refused(NOT_DECLARED, "Nobody listens to this call.")
+        self.asked_now += 1
+        self._give_back()
+        try:
+            return await self.listener.asked(method, params)
+        finally:
+            self.asked_now -= 1
+            if not (self.asked_now or self.is_held or self.is_over or self.slots.locked()):
+                await self.slots.acquire()  # at once, for one is free
+                self.is_held = True
+
+    def end(self) -> None:
+        """The call has ended."""
+        self.is_over = True
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self.is_held:
+            self.is_held = False
+            self.slots.release()
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +157,7 @@ class Way:
         return f"key:{caller.key}:{what_may_be_asked(caller.client.capabilities)}", KEY_IDLE_SECONDS
 
     @asynccontextmanager
-    async def slot(self, deadline: float) -> AsyncIterator[None]:
+    async def slot(self, deadline: float, listener: registry.Listener | None) -> AsyncIterator[Slot]:
         """One of the calls that the server takes at the same time; raises Busy where none is free in time."""
         slots = self.slots
         try:
@@ -122,10 +168,11 @@ class Way:
                 await slots.acquire()
         except TimeoutError as error:
             raise busy(self.route) from error
+        slot = Slot(slots, listener)
         try:
-            yield
+            yield slot
         finally:
-            slots.release()
+            slot.end()
 
     @asynccontextmanager
     async def probing(self) -> AsyncIterator[None]:

@@ -1,0 +1,107 @@
+"""A server takes so many calls at the same time; one that waits for a person is not one of them."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from apps.gateway.services import pool
+from tests.fixtures.faults import eventually
+from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, agent_of, offer
+from tests.gateway.conftest import Evil
+from tests.gateway.speaker import Heard, Message, Speaker
+from tests.live import Live
+from tests.people import Person
+
+pytestmark = pytest.mark.django_db(transaction=True)
+CAN = {"elicitation": {"form": {}}}
+FORM = {
+    "method": "elicitation/create",
+    "params": {"message": "Who?", "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}}},
+}
+ANSWER = {"action": "accept", "content": {"name": "Ada"}}
+
+
+@dataclass
+class Slow(Speaker):
+    """A person who looks whether others are served before they answer."""
+
+    other: Agent = field(kw_only=True)
+    served: list[str] = field(default_factory=list)
+
+    def _answer(self, heard: Heard, question: Message) -> Message:
+        self.served.append(self.other.text("up__echo", text="served"))
+        return super()._answer(heard, question)
+
+
+@pytest.fixture
+def prying(alice: Person, evil: Evil) -> Iterator[Evil]:
+    """A server of the older era that takes one call at a time, with a tool that asks."""
+    tools = [{"name": name, "inputSchema": {"type": "object"}} for name in ("pry", "echo", "hang")]
+    evil.put("tools", tools)
+    offer(
+        alice, "up", evil.url, tools=("pry", "echo", "hang"), protocol_version=LEGACY, timeout_seconds=20.0,
+        max_concurrency=1,
+    )  # fmt: skip
+    yield evil
+    [way] = [way for each in pool._upstreams.values() for way in each._ways.values()]
+    assert eventually(lambda: way.slots._value == 1, 30), "each slot is given back, once"
+
+
+@pytest.mark.parametrize("revision", BOTH)
+def test_others_are_served_while_a_person_thinks(live: Live, alice: Person, prying: Evil, revision: str) -> None:
+    other = agent_of(live, alice, LEGACY)
+    person = Slow((live.url,), live.key(alice), revision, CAN, {"elicitation/create": ANSWER}, other=other)
+    person.begin()
+
+    heard = person.use("up__pry", FORM)
+
+    assert person.served == ["served"]
+    assert "Ada" in heard.result["content"][0]["text"]
+    assert other.text("up__echo", text="after") == "after"
+
+
+def test_many_parked_calls_hold_no_slot_and_all_go_on(live: Live, alice: Person, prying: Evil) -> None:
+    agent, other = agent_of(live, alice, MODERN), agent_of(live, alice, MODERN)
+    parked = [asked(agent) for _ in range(4)]
+
+    assert other.text("up__echo", text="served") == "served"
+    for state in parked:
+        answers = dict.fromkeys(state["inputRequests"], ANSWER)
+        result = asked(agent, requestState=state["requestState"], inputResponses=answers)
+        assert "Ada" in result["content"][0]["text"]
+
+
+def test_the_limit_holds_after_questions(live: Live, alice: Person, prying: Evil) -> None:
+    agent = agent_of(live, alice, MODERN)
+    for _ in range(3):
+        state = asked(agent)
+        asked(agent, requestState=state["requestState"], inputResponses=dict.fromkeys(state["inputRequests"], ANSWER))
+    [way] = [way for each in pool._upstreams.values() for way in each._ways.values()]
+
+    assert way.slots._value == 1
+
+
+def test_a_server_that_dies_while_a_person_thinks_leaves_every_slot(live: Live, alice: Person, prying: Evil) -> None:
+    agent = agent_of(live, alice, MODERN)
+    state = asked(agent)
+    assert "inputRequests" in state
+
+    prying.process.send_signal(signal.SIGKILL)
+
+    answers = dict.fromkeys(state["inputRequests"], ANSWER)
+    ended = agent.ask("tools/call", {**call(), "requestState": state["requestState"], "inputResponses": answers})
+    assert "error" in ended or ended["result"]["isError"]
+
+
+def call() -> dict[str, Any]:
+    """A call of the tool that asks."""
+    return {"name": "up__pry", "arguments": FORM, "_meta": {META + "clientCapabilities": CAN}}
+
+
+def asked(agent: Agent, **more: Any) -> dict[str, Any]:
+    """The result of one round of it."""
+    result: dict[str, Any] = agent.ask("tools/call", {**call(), **more})["result"]
+    return result
