@@ -305,6 +305,9 @@ async def _param_rejection(request: Request, message: Message) -> InboundLadderR
         return None
     if tool is None or b"x-mcp-header" not in tool.encoded:
         return None
+    names = [key for key, _ in request.scope["headers"] if key.startswith(b"mcp-param-")]
+    if len(names) != len(set(names)):
+        return InboundLadderRejection(HEADER_MISMATCH, "An Mcp-Param header appears more than once")
     headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in request.scope["headers"]}
     return validate_mcp_param_headers(tool.definition.get("inputSchema"), arguments, headers)
 
