@@ -160,12 +160,11 @@ def test_a_session_of_every_older_revision_has_a_stream_until_it_is_ended(
     with listening(live, agent) as reader:
         assert reader.status == 200
         assert agent.close().status == 200
+        assert [agent.send("tools/list").status, agent.close().status] == [404, 404]
         assert b"data: {" not in reader.rest()
 
     with listening(live, agent) as reader:
         assert reader.status == 404
-    assert agent.close().status == 404
-    assert agent.send("tools/list").status == 404
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/desk"])
