@@ -1,6 +1,6 @@
 """Headers of 2026-07-28: they repeat what proxies route by, and must say what the body says."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from mcp.shared.inbound import (
@@ -16,7 +16,7 @@ from apps.core.errors import ServiceError
 from apps.gateway import services as gateway
 from config.mcp_messages import HEADER_MISMATCH, INVALID_PARAMS, Message, RpcError
 
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 _NAMED_BY_TASK = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
 """Methods whose header the SDK does not check, for it knows no extensions; FastMCP's client leaves it out."""
@@ -48,6 +48,9 @@ async def check_param_headers(actor: Actor, message: Message, bundle: str, heade
     except ServiceError:
         return
     if tool is not None and b"x-mcp-header" in tool.encoded:
+        names = [name for name, _ in headers if name.startswith(b"mcp-param-")]
+        if len(names) != len(set(names)):
+            raise RpcError(HEADER_MISMATCH, "An Mcp-Param header appears more than once")
         schema = tool.definition.get("inputSchema")
         _raise(validate_mcp_param_headers(schema, arguments, dict(_texts(headers))))
 

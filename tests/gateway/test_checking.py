@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from apps.registry.models import Risk
-from tests.gateway.agent import BOTH, LEGACY, MODERN, add_tool, agent_of, offer, refresh
+from tests.gateway.agent import BOTH, LEGACY, META, MODERN, add_tool, agent_of, offer, refresh
 from tests.gateway.conftest import Evil, events
 from tests.live import Live
 from tests.people import Person
@@ -49,6 +49,37 @@ def test_arguments_that_a_tool_does_not_take_are_refused_and_not_sent(
     assert evil.seen("calls") == {}
     told = {(each.name, each.status, each.error_code) for each in events()}
     assert told == {("up__echo", "error", "INVALID_INPUT")}
+
+
+UNREADABLE = (
+    b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b"[NaN]", b'"\\u0000"', b'"a\x00b"', b'"\\ud800"',
+    b'"\\udc00\\ud800"', b'"\xed\xa0\x80"', b'"\xff"', b'{"\\u0000":1}', b'{"\\ud800":1}', b'{"a":1,"a":2}',
+    b"9" * 5000, b"0x1", b"01", b"'x'", b"[1,]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("revision", BOTH)
+def test_values_that_json_or_a_database_does_not_have_are_refused_and_not_sent(
+    live: Live, alice: Person, evil: Evil, revision: str
+) -> None:
+    offer(alice, "up", evil.url)
+    agent = agent_of(live, alice, revision).open()
+    params = {"name": "up__echo", "_meta": {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params if revision == MODERN else {**params}}
+    if revision != MODERN:
+        del call["params"]["_meta"]  # type: ignore[attr-defined]
+
+    for value in UNREADABLE:
+        for place in ('{"text": @}', '{"deep": {"er": [1, @]}}'):
+            arguments = place.encode().replace(b"@", value)
+            body = json.dumps(call).encode().replace(b'"up__echo"', b'"up__echo","arguments":' + arguments, 1)
+            for path in ("/mcp", "/mcp/tools/call"):
+                answer = agent.post(body, "tools/call", params, path=path)
+                assert (answer.status, answer.json()["error"]["code"]) == (400, "MALFORMED"), value
+                assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
+
+    assert evil.seen("calls") == {}
+    assert agent.text("up__echo", text="hi") == "hi"
 
 
 def test_arguments_that_a_tool_takes_are_sent_as_they_came(live: Live, alice: Person, evil: Evil) -> None:

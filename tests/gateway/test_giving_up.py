@@ -1,6 +1,7 @@
 """Who gives up is told upstream, nothing is called twice, a network that misbehaves costs no more than the limit."""
 
 import json
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.faults import FaultProxy, Mode
+from tests.fixtures.servers import evil_stdio_command
 from tests.gateway.agent import BOTH, META, MODERN, Agent, add_tool, agent_of, change, offer
 from tests.gateway.conftest import Evil, events
 from tests.live import Live
@@ -19,6 +21,7 @@ from tests.people import Person
 pytestmark = pytest.mark.django_db(transaction=True)
 FAR_BELOW_THE_LIMIT_SECONDS = 15
 """A caller that leaves is noticed within two seconds on an idle machine; the limit of these calls is a minute."""
+PROMISED_SECONDS = 2.0
 
 
 def eventually(holds: Any, seconds: float = FAR_BELOW_THE_LIMIT_SECONDS) -> None:
@@ -30,11 +33,11 @@ def eventually(holds: Any, seconds: float = FAR_BELOW_THE_LIMIT_SECONDS) -> None
 
 
 @contextmanager
-def calling(live: Live, agent: Agent, tool: str) -> Iterator[socket.socket]:
+def calling(live: Live, agent: Agent, tool: str, **arguments: Any) -> Iterator[socket.socket]:
     """A call whose answer nobody reads yet."""
     agent.open()
     meta = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
-    params = {"name": tool, "arguments": {}, **({"_meta": meta} if agent.revision == MODERN else {})}
+    params = {"name": tool, "arguments": arguments, **({"_meta": meta} if agent.revision == MODERN else {})}
     body = json.dumps({"jsonrpc": "2.0", "id": "left", "method": "tools/call", "params": params}).encode()
     head = "".join(f"{name}: {value}\r\n" for name, value in agent._headers("tools/call", params).items())
     with socket.create_connection(("127.0.0.1", live.port), timeout=60) as wire:
@@ -79,6 +82,45 @@ def test_a_call_that_its_session_cancels_ends_upstream_too(live: Live, alice: Pe
         assert wire.recv(1000).startswith(b"HTTP/1.1 202")
 
     assert agent.text("up__echo", text="there is room") == "there is room"
+
+
+@pytest.mark.parametrize("transport", ["sse", "stdio"])
+def test_a_caller_that_leaves_makes_room_over_the_other_transports_too(
+    live: Live, alice: Person, evil: Evil, settings: Any, transport: str
+) -> None:
+    command = evil_stdio_command()
+    settings.STDIO_ALLOW = (shlex.join(command),)
+    where = {"url": f"http://127.0.0.1:{evil.port}/sse"} if transport == "sse" else {"command": command}
+    tool, arguments = ("hang", {}) if transport == "sse" else ("sleep", {"ms": 600_000})
+    offer(alice, "up", tools=(tool, "echo"), timeout_seconds=60.0, max_concurrency=1, transport=transport, **where)
+    agent = agent_of(live, alice)
+    assert agent.text("up__echo", text="before") == "before"
+
+    with calling(live, agent, f"up__{tool}", **arguments):
+        time.sleep(1)
+    began = time.monotonic()
+
+    assert agent.text("up__echo", text="there is room") == "there is room"
+    assert time.monotonic() - began < FAR_BELOW_THE_LIMIT_SECONDS
+    if transport == "sse":
+        eventually(lambda: evil.seen("cancelled") == {"hang": 1})
+    assert [(each.name, each.status, each.error_code) for each in events()][1:] == [
+        (f"up__{tool}", "error", "CANCELLED"), ("up__echo", "ok", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.measured
+@pytest.mark.parametrize("revision", BOTH)
+@pytest.mark.parametrize("spoken", BOTH)
+def test_a_server_knows_within_two_seconds_that_its_caller_has_left(
+    live: Live, alice: Person, evil: Evil, revision: str, spoken: str
+) -> None:
+    offer(alice, "up", evil.url, tools=("hang",), timeout_seconds=60.0, protocol_version=spoken)
+    with calling(live, agent_of(live, alice, revision), "up__hang"):
+        eventually(lambda: evil.seen("calls") == {"hang": 1})
+        time.sleep(1)
+
+    eventually(lambda: evil.seen("cancelled") == {"hang": 1}, PROMISED_SECONDS)
 
 
 # C20: many that hang ----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What servers may ask of whoever calls them, what is refused and written down, and for whom an answer's state is."""
 
+import shlex
+import sys
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ from cryptography.fernet import Fernet
 
 from apps.audit.models import Entry
 from apps.gateway.services import hearing, rounds
+from tests.fixtures.servers import FIXTURES
 from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, agent_of, change, offer, refresh
 from tests.gateway.conftest import Evil
 from tests.live import Live
@@ -136,6 +139,36 @@ def test_harmless_forms_reach_the_client(live: Live, alice: Person, prying: Evil
         assert result["resultType"] == "input_required", question
         assert next(iter(result["inputRequests"].values()))["method"] == question["method"]
     assert refusals() == []
+
+
+WAYS = [(transport, revision) for transport in ("sse", "stdio", "a process each") for revision in BOTH]
+
+
+@pytest.mark.parametrize("way", WAYS, ids="-for-".join)
+def test_servers_of_the_other_transports_ask_no_more(
+    live: Live, alice: Person, evil: Evil, settings: Any, way: tuple[str, str]
+) -> None:
+    transport, revision = way
+    command = [sys.executable, str(FIXTURES / "stdio_prying.py")]
+    settings.STDIO_ALLOW = (shlex.join(command),)
+    evil.put("tools", [{"name": "pry", "inputSchema": {"type": "object"}}])
+    where: dict[str, Any] = {"transport": "stdio", "command": command, "isolate_sessions": transport != "stdio"}
+    if transport == "sse":
+        where = {"transport": "sse", "url": f"http://127.0.0.1:{evil.port}/sse"}
+    offer(alice, "up", tools=("pry",), timeout_seconds=30.0, **where)
+
+    silent = declared(agent_of(live, alice, revision), {})
+    for question in (form(name={}), SAMPLE, ROOTS):
+        told = asked(silent, question)["result"]["content"][0]["text"]
+        assert '"error"' in told and "inputRequests" not in told, told
+    talking = declared(agent_of(live, alice, revision), ALL)
+    for question in (form(password={}), {"method": "shell/run", "params": {}}):
+        told = asked(talking, question)["result"]["content"][0]["text"]
+        assert '"error"' in told and "inputRequests" not in told, told
+
+    methods = {(method, "secret" in why) for _, method, why in refusals()}
+    asked_for = {question["method"] for question in (form(name={}), SAMPLE, ROOTS)}
+    assert methods >= {(method, False) for method in asked_for} | {("elicitation/create", True)}
 
 
 # B19: for whom a state is -----------------------------------------------------------------------------------------

@@ -273,7 +273,7 @@ class StreamableHttp:
     async def message_of(self, response: Any, number: int, voice: Voice, exchange: Exchange | None) -> dict[str, Any]:
         """The response to a request, out of the HTTP answer; raises HttpRefusal or BackendError where there is none."""
         if response.status != _OK:
-            return await self._refusal(response, voice)
+            return await self._refusal(response, number, voice)
         kind = web.media_type(response)
         if kind == "application/json":
             text = await egress.read_limited(response, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES)
@@ -300,15 +300,20 @@ class StreamableHttp:
             voice.hearing.hear(message, size, exchange=exchange)
         return None
 
-    async def _refusal(self, response: Any, voice: Voice) -> dict[str, Any]:
-        """The JSON-RPC error of an answer other than 200; raises HttpRefusal where there is none."""
+    async def _refusal(self, response: Any, number: int, voice: Voice) -> dict[str, Any]:
+        """The JSON-RPC error of an answer other than 200; raises HttpRefusal where there is none.
+
+        Whoever refuses the very request for its parameters, or has failed over it, knows the session: it may speak of
+        sessions of its own, and what it was asked is not asked again.
+        """
         status: int = response.status
         if voice.session_id and status == _NOT_FOUND:
             raise _SessionOver
         if status >= _BAD_REQUEST and status not in web.CREDENTIALS_REFUSED:
             with suppress(TooLarge, BackendError):
                 body = await egress.read_limited(response, limit_bytes=MAX_REFUSAL_BYTES)
-                if voice.session_id and status == _BAD_REQUEST and _SESSION_UNKNOWN.search(body):
+                is_unknown = voice.session_id and status == _BAD_REQUEST and _SESSION_UNKNOWN.search(body)
+                if is_unknown and not wire.is_about_the_request(body, number):
                     raise _SessionOver
                 message = wire.decode(body)
                 if isinstance(message.get("error"), dict) and "result" not in message:

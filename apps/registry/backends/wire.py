@@ -7,6 +7,7 @@ in `_meta` (and, over HTTP, in headers), and `server/discover` tells what a serv
 import base64
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ BATCHING = "2025-03-26"
 LEGACY_VERSIONS = frozenset({"2024-11-05", BATCHING, "2025-06-18", LEGACY})
 
 METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 REQUEST_CANCELLED = -32800
 UNSUPPORTED_VERSION = -32022
@@ -301,6 +303,16 @@ def check_id(message: Mapping[str, Any], number: int) -> None:
     answered = message.get("id")
     if type(answered) is not int or answered != number:
         raise BackendError("The server answered a question that was not asked.")
+
+
+def is_about_the_request(text: bytes, number: int) -> bool:
+    """Whether an error is about what this request asked for, rather than about who asks."""
+    with suppress(BackendError):
+        message = decode(text)
+        error = message.get("error")
+        said = error.get("code") if isinstance(error, dict) else None
+        return message.get("id") == number and said in (INVALID_PARAMS, INTERNAL_ERROR)
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ whoever works with it; it is flagged where its text looks like an attempt to ste
 
 import hashlib
 import json
+import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,7 +42,7 @@ _SUSPICIONS = (
     ("control", "It has control characters, such as those that colour a terminal.",
      re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")),
     ("instructions", "It speaks to the model as if it were its user.",
-     re.compile(r"<\s*/?\s*(?:important|system|instructions?|secret)\s*>"
+     re.compile(r"<\s*(?:/\s*)?(?:important|system|instructions?|secret)\s*>"
                 r"|(?:ignore|disregard|forget)\s+(?:all\s+|any\s+)?(?:the\s+|your\s+)?(?:previous|prior|above|earlier)"
                 r"|do\s+not\s+(?:tell|mention|inform|reveal)[^.]{0,40}user"
                 r"|without\s+(?:telling|informing)[^.]{0,20}user", re.I)),
@@ -104,8 +106,11 @@ def _refusal_of_tool(definition: dict[str, Any]) -> str:
     return _refusal_of_headers(schema)
 
 
-def warnings_of(definition: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What looks wrong in a definition, for people to judge: its texts, and schemas that nobody can hold it to."""
+def warnings_of(definition: Mapping[str, Any], *, until: float = math.inf) -> list[dict[str, str]]:
+    """What looks wrong in a definition, for people to judge: its texts, and schemas that nobody can hold it to.
+
+    After `until`, of the monotonic clock, no schema is tried any more, which is said.
+    """
     found: dict[str, dict[str, str]] = {}
     for path, text in _texts(definition):
         for code, message, pattern in _SUSPICIONS:
@@ -113,11 +118,15 @@ def warnings_of(definition: Mapping[str, Any]) -> list[dict[str, str]]:
                 found[code] = {"code": code, "message": message, "where": path}
         if "long" not in found and len(text) > LONG_TEXT:
             found["long"] = {"code": "long", "message": f"A text has {len(text)} characters.", "where": path}
-    return [*found.values(), *_unenforced(definition)]
+    return [*found.values(), *_unenforced(definition, until)]
 
 
-def _unenforced(definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _unenforced(definition: Mapping[str, Any], until: float) -> Iterator[dict[str, str]]:
     for key in ("inputSchema", "outputSchema"):
+        if key in definition and time.monotonic() > until:
+            message = f"Whether its {key} can be enforced was not tried: the server's other schemas took too long."
+            yield {"code": "not_tried", "message": message, "where": key}
+            continue
         try:
             Checker(definition.get(key, True))
         except NotEnforced as why:

@@ -42,6 +42,8 @@ from apps.registry.services.servers import get_server, register_server
 DISCOVER = "registry.discover"
 LONGEST_INSTRUCTIONS = 20_000
 LARGEST_INFO_BYTES = 16_384
+SCHEMAS_SECONDS = 10.0
+"""How long it is tried, in one discovery, whether schemas can be enforced; one schema may take a third of a second."""
 LONGEST_ERROR = 500
 MOST_NOTED = 500
 _OPEN_STATES = ("running", "pending")
@@ -65,6 +67,15 @@ class _Outcome:
             "changed": self.changed[:MOST_NOTED], "removed": self.removed[:MOST_NOTED],
             "rejected": self.rejected[:MOST_NOTED],
         }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A definition that is taken, and what looks wrong in it."""
+
+    definition: dict[str, Any]
+    digest: str
+    warnings: list[dict[str, str]]
 
 
 def register_and_discover(actor: Actor, *, server: ServerIn) -> RegisteredOut:
@@ -129,15 +140,15 @@ def _note_failure(server: Server, error: BackendError, seconds: float) -> None:
 
 
 def _keep(actor: Actor, before: Server, reading: Reading, seconds: float) -> dict[str, Any]:
-    hello = reading.hello
+    hello, outcome = reading.hello, _Outcome()
+    offered = _judge(reading, outcome)  # it takes time where somebody wants it to: nobody waits for our lock meanwhile
     with transaction.atomic():
         # allowed: the row that was read, held
         server = Server.objects.select_for_update(no_key=True).present().filter(pk=before.pk).first()
         if server is None or (server.url, server.command, server.env) != (before.url, before.command, before.env):
             raise NotFound("The server was changed or deleted while it was read. Discover it again.")
-        outcome = _Outcome()
         for kind in CapabilityKind.values:
-            _keep_kind(server, kind, reading, outcome)
+            _keep_kind(server, kind, reading, offered.get(kind, {}), outcome)
         _keep_hello(server, hello)
         result = outcome.as_result(hello)
         Discovery(
@@ -150,14 +161,19 @@ def _keep(actor: Actor, before: Server, reading: Reading, seconds: float) -> dic
     return result
 
 
-def _keep_kind(server: Server, kind: str, reading: Reading, outcome: _Outcome) -> None:
+def _judge(reading: Reading, outcome: _Outcome) -> dict[str, dict[str, _Judged]]:
+    """The definitions that are taken, by kind and name; the others are noted with the reason."""
+    until = time.monotonic() + SCHEMAS_SECONDS
+    return {kind: _accepted(kind, items, outcome, until) for kind, items in reading.items.items()}
+
+
+def _keep_kind(server: Server, kind: str, reading: Reading, offered: dict[str, _Judged], outcome: _Outcome) -> None:
     rows = {row.name: row for row in Capability.objects.filter(server=server, kind=kind)}
     present = [row for row in rows.values() if row.removed_at is None]
     if kind in reading.refused:
         outcome.rejected.append({"kind": kind, "name": "", "reason": storable_text(reading.refused[kind])})
         outcome.total += len(present)
         return
-    offered = _accepted(kind, reading.items[kind], outcome)
     names = public_names(
         kind, server.slug, offered,
         held={row.name: row.public_name for row in present if not row.alias},
@@ -167,22 +183,22 @@ def _keep_kind(server: Server, kind: str, reading: Reading, outcome: _Outcome) -
     outcome.total += len(offered)
     _remove([row for row in present if row.name not in offered], outcome)
     to_add, to_save = [], []
-    for name, definition in offered.items():
+    for name, judged in offered.items():
         row = rows.get(name)
         if row is None:
             row = Capability(organization_id=server.organization_id, server=server, kind=kind, name=name)
             to_add.append(row)
         else:
             to_save.append(row)
-        _define(row, definition, names[name], outcome)
+        _define(row, judged, names[name], outcome)
     Capability.objects.bulk_create(to_add, batch_size=200)
     Capability.objects.bulk_update(
         to_save, ["definition", "digest", "warnings", "public_name", "removed_at", "updated_at"], batch_size=200
     )
 
 
-def _define(row: Capability, definition: dict[str, Any], public_name: str, outcome: _Outcome) -> None:
-    digest = digest_of(definition)
+def _define(row: Capability, judged: _Judged, public_name: str, outcome: _Outcome) -> None:
+    definition, digest = judged.definition, judged.digest
     noted = {"kind": row.kind, "name": row.name}
     if not row.digest or row.removed_at is not None:
         outcome.added.append(noted)
@@ -190,7 +206,7 @@ def _define(row: Capability, definition: dict[str, Any], public_name: str, outco
         outcome.changed.append({**noted, "changes": changes_between(row.definition, definition)})
     if row.approved_digest and digest not in (row.approved_digest, row.digest):
         outcome.withheld.append(public_name)
-    row.definition, row.digest, row.warnings = definition, digest, warnings_of(definition)
+    row.definition, row.digest, row.warnings = definition, digest, judged.warnings
     row.public_name, row.removed_at, row.updated_at = row.alias or public_name, None, timezone.now()
 
 
@@ -200,9 +216,8 @@ def _remove(gone: list[Capability], outcome: _Outcome) -> None:
     Capability.objects.filter(pk__in=[row.pk for row in gone]).update(removed_at=now, updated_at=now)
 
 
-def _accepted(kind: str, items: list[Any], outcome: _Outcome) -> dict[str, dict[str, Any]]:
-    """The definitions that are taken, by name; the others are noted with the reason."""
-    accepted: dict[str, dict[str, Any]] = {}
+def _accepted(kind: str, items: list[Any], outcome: _Outcome, until: float) -> dict[str, _Judged]:
+    accepted: dict[str, _Judged] = {}
     for item in items:
         name = item.get(NAME_KEYS[CapabilityKind(kind)]) if isinstance(item, dict) else None
         reason = refusal_of(kind, item)
@@ -211,13 +226,13 @@ def _accepted(kind: str, items: list[Any], outcome: _Outcome) -> dict[str, dict[
         if reason:
             outcome.rejected.append({"kind": kind, "name": shown(name or ""), "reason": storable_text(reason)})
         elif isinstance(name, str):
-            accepted[name] = item
+            accepted[name] = _Judged(item, digest_of(item), warnings_of(item, until=until))
     return accepted
 
 
 def _without_twins(
-    kind: str, offered: dict[str, dict[str, Any]], names: Mapping[str, str], outcome: _Outcome
-) -> dict[str, dict[str, Any]]:
+    kind: str, offered: dict[str, _Judged], names: Mapping[str, str], outcome: _Outcome
+) -> dict[str, _Judged]:
     """Two names whose digests are made to be equal would be one name for agents: the later one is not taken."""
     first: dict[str, str] = {}
     for name in sorted(offered):
@@ -226,7 +241,7 @@ def _without_twins(
     for name in sorted(set(offered) - kept):
         reason = "Its name for agents would be that of another capability."
         outcome.rejected.append({"kind": kind, "name": shown(name), "reason": reason})
-    return {name: definition for name, definition in offered.items() if name in kept}
+    return {name: judged for name, judged in offered.items() if name in kept}
 
 
 def _keep_hello(server: Server, hello: Hello) -> None:

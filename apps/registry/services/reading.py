@@ -1,9 +1,14 @@
 """Asking a server for everything it offers: all pages of all lists that it declares."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import orjson
+from django.conf import settings
 
 from apps.core import egress
 from apps.core.errors import BackendError, BackendTimeout
@@ -16,6 +21,8 @@ T = TypeVar("T")
 
 MOST_PAGES = 200
 MOST_ITEMS = 5000
+MOST_BYTES = 16 * 1024 * 1024
+"""How long one list may be, all pages together: it is held in memory until it is stored."""
 LONGEST_SECONDS = 120.0
 MOST_CAPABLE: Mapping[str, Any] = {"roots": {}, "sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}}
 """What a client may be able to do: many a server hides the tools for which a client lacks something.
@@ -81,8 +88,9 @@ async def _read_kind(upstream: Upstream, route: ServerRoute, reading: Reading, w
 
 
 async def read_list(upstream: Upstream, method: str, key: str, *, timeout_seconds: float) -> list[Any]:
-    """All pages of one list; raises BackendError for a list that has no end."""
+    """All pages of one list; raises BackendError for a list that has no end, or is too long to be held."""
     items: list[Any] = []
+    held = 0
     cursor: str | None = None
     seen: set[str] = set()
     for _ in range(MOST_PAGES):
@@ -91,6 +99,9 @@ async def read_list(upstream: Upstream, method: str, key: str, *, timeout_second
         page = result.get(key)
         if not isinstance(page, list):
             raise BackendError(f"The server's answer to {method} has no list of {key}.")
+        held += _size_of(page)
+        if held > MOST_BYTES:
+            raise BackendError(f"The server's answer to {method} is too long; {MOST_BYTES} bytes are the most.")
         items.extend(page)
         cursor = result.get("nextCursor")
         if not isinstance(cursor, str) or not cursor:
@@ -99,3 +110,12 @@ async def read_list(upstream: Upstream, method: str, key: str, *, timeout_second
             break
         seen.add(cursor)
     raise BackendError(f"The server's answer to {method} has no end; {MOST_ITEMS} entries are the most.")
+
+
+def _size_of(page: list[Any]) -> int:
+    with suppress(TypeError):  # integers of more than 64 bits, or too deep
+        return len(orjson.dumps(page))
+    try:
+        return len(json.dumps(page))
+    except RecursionError:  # too deep for us too: it counts as the longest answer that there can be
+        return int(settings.UPSTREAM_MAX_RESULT_BYTES)
