@@ -33,7 +33,7 @@ from apps.core.errors import (
 from apps.core.threads import in_thread
 from apps.gateway import services as gateway
 from config.bodies import read_body
-from config.mcp_held import paced
+from config.mcp_held import Paced
 from config.mcp_messages import LEGACY
 from config.mcp_posts import Request, end_session, listen, post, post_plain
 from config.mcp_relay import Relay, relaying
@@ -134,13 +134,13 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     here = _running[asyncio.get_running_loop()]
     if here.relay is not None:
         elsewhere = _process_elsewhere(here.relay, scope, headers, parsed)
-        if elsewhere and await here.relay.forward(elsewhere, scope, body, receive, paced(send)):
+        if elsewhere and await here.relay.forward(elsewhere, scope, body, receive, Paced(send)):
             return
         send = _with_public_id(here.relay, send)
     mark = logs.current_actor.set(actor)
     try:
         with budget.share_for(actor.organization_id) as share:
-            request = Request(here, scope, headers, actor, bundle, receive, paced(send), share, body)
+            request = Request(here, scope, headers, actor, bundle, receive, Paced(send), share, body)
             admit = lambda: _admit(credential, scope, headers)  # noqa: E731
             if plain:
                 await post_plain(request, parsed, plain)

@@ -1,6 +1,7 @@
 """JSON-RPC as agents speak it: the messages that come in, and the answers as bytes."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,10 +118,11 @@ def result_with_list(number: str | int, kind: str, listed: bytes, rest: Mapping[
 
 
 def error_message(number: str | int | None, error: RpcError) -> bytes:
-    """The answer to a request that fails."""
+    """The answer to a request that fails; without its data where that is a server's and too deep for JSON."""
     inner: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.data is not None:
-        inner["data"] = error.data
+        with suppress(TypeError):
+            return orjson.dumps({"jsonrpc": "2.0", "id": number, "error": {**inner, "data": error.data}})
     return orjson.dumps({"jsonrpc": "2.0", "id": number, "error": inner})
 
 

@@ -13,6 +13,7 @@ from config.mcp_methods import needs_tasks
 from config.mcp_sessions import UPDATED
 
 TASK_CHANGED = "notifications/tasks"
+MOST_EARLY = 200
 
 CHANGES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "toolsListChanged": ("notifications/tools/list_changed", ("tools",)),
@@ -61,41 +62,38 @@ class Changes:
 
 
 class Telling:
-    """One `subscriptions/listen`: what was acknowledged, and what is told from then on."""
+    """One `subscriptions/listen`: what was acknowledged, and what is told from then on. Raises RpcError."""
 
     def __init__(self, actor: Actor, message: Message, bundle: str, outlet: Outlet) -> None:
+        wanted = message.params.get("notifications")
+        if not isinstance(wanted, dict):
+            raise malformed("subscriptions/listen takes notifications, an object.")
+        self._wanted: Mapping[str, Any] = wanted
         self._outlet = outlet
         self._meta = {SUBSCRIPTION_ID: message.id}
         silent = gateway.Silent(is_modern=True, capabilities=_mapping(message.meta.get(META + "clientCapabilities")))
         self._ask = gateway.Ask(silent, bundle=bundle)
-        self._subscriptions = gateway.Subscriptions(lambda uri: self._tell(UPDATED, uri=uri))
-        self._following = gateway.Following(actor, self._ask, self._tell_state)
+        if wanted.get("taskIds") and not gateway.takes_tasks(silent):
+            raise needs_tasks()
+        self._actor = actor
+        self._early: dict[str, None] | None = {}
+        """The resources that changed before the acknowledgement; None: it has been sent."""
+        self._subscriptions = gateway.Subscriptions(self._tell_updated)
+        self._following = gateway.Following(actor, self._ask, self._tell_state, lambda: outlet.is_read)
         self.changes = Changes(bundle, {}, self._tell, self._subscriptions, self._following)
 
-    @classmethod
-    async def begin(cls, actor: Actor, message: Message, bundle: str, outlet: Outlet) -> "Telling":
-        """Acknowledge what will be told; raises RpcError. Nothing comes before the acknowledgement."""
-        wanted = message.params.get("notifications")
-        if not isinstance(wanted, dict):
-            raise malformed("subscriptions/listen takes notifications, an object.")
-        telling = cls(actor, message, bundle, outlet)
-        if wanted.get("taskIds") and not gateway.takes_tasks(telling._ask.client):
-            raise needs_tasks()
-        try:
-            await telling._acknowledge(actor, wanted)
-        except BaseException:
-            telling.end()
-            raise
-        return telling
-
-    async def _acknowledge(self, actor: Actor, wanted: Mapping[str, Any]) -> None:
+    async def begin(self) -> None:
+        """Acknowledge what will be told, as soon as that is known. Nothing comes before the acknowledgement."""
+        wanted, actor = self._wanted, self._actor
         honoured: dict[str, Any] = {name: True for name in CHANGES if wanted.get(name) is True}
         self.changes.kinds = dict(CHANGES[name] for name in honoured)
         uris = [uri for uri in _texts(wanted, "resourceSubscriptions") if await self._subscribe(actor, uri)]
-        task_ids = [task_id for task_id in _texts(wanted, "taskIds") if await self._following.add(task_id)]
-        lists = {"resourceSubscriptions": uris, "taskIds": task_ids}
+        lists = {"resourceSubscriptions": uris, "taskIds": await self._following.add(_texts(wanted, "taskIds"))}
         honoured.update({name: heard for name, heard in lists.items() if heard})
         self._tell("notifications/subscriptions/acknowledged", notifications=honoured)
+        early, self._early = self._early, None
+        for uri in early or ():
+            self._tell_updated(uri)
         self._following.begin()
         await self.changes.look(actor)
 
@@ -108,6 +106,12 @@ class Telling:
 
     def _tell(self, method: str, **params: Any) -> None:
         self._outlet.put(call_message(method, {**params, "_meta": self._meta}), may_be_dropped=True)
+
+    def _tell_updated(self, uri: str) -> None:
+        if self._early is None:
+            self._tell(UPDATED, uri=uri)
+        elif len(self._early) < MOST_EARLY:
+            self._early[uri] = None
 
     def _tell_state(self, state: Mapping[str, Any]) -> bool:
         """A task's state may be long, and is told once: it waits until the client has read what came before."""

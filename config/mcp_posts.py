@@ -18,6 +18,7 @@ from apps.core.actor import Actor
 from apps.core.errors import RateLimited, ServiceError
 from config.mcp_exchange import Exchange
 from config.mcp_headers import check_headers, check_param_headers
+from config.mcp_held import Paced
 from config.mcp_messages import (
     HEADER_MISMATCH,
     INVALID_REQUEST,
@@ -35,7 +36,7 @@ from config.mcp_messages import (
 from config.mcp_methods import MODERN_METHODS, answer, hello
 from config.mcp_notices import CHANGES, Changes, Telling
 from config.mcp_sessions import Session
-from config.mcp_streams import JSON_HEADERS, Receive, Reply, Send, Stream, place_of
+from config.mcp_streams import JSON_HEADERS, Receive, Reply, Stream, place_of
 
 logger = logging.getLogger(__name__)
 Admit = Callable[[], Awaitable[Actor]]
@@ -56,7 +57,7 @@ class Request:
     actor: Actor
     bundle: str
     receive: Receive
-    send: Send
+    send: Paced
     share: budget.Share
     body: bytes = b""
 
@@ -320,18 +321,33 @@ async def _subscribe(request: Request, message: Message, admit: Admit) -> None:
     try:
         stream = Stream()
         try:
-            telling = await Telling.begin(request.actor, message, request.bundle, stream)
+            telling = Telling(request.actor, message, request.bundle, stream)
         except RpcError as error:
             await request.give_error(status_of(error, is_modern=True), error, number)
             return
         try:
-            await _while_admitted(request, stream.copy(request.send), admit, telling.changes)
+            if await _unless_left(request, telling.begin()):
+                await _while_admitted(request, stream.copy(request.send), admit, telling.changes)
         finally:
             telling.end()
     finally:
         _streams[owner] -= 1
         if not _streams[owner]:
             del _streams[owner]
+
+
+async def _unless_left(request: Request, work: Awaitable[None]) -> bool:
+    """Whether some work was done before its caller left, who has it cancelled; raises what the work raises."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        return working.done()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _while_admitted(request: Request, work: Any, admit: Admit, changes: Changes) -> None:
@@ -341,7 +357,7 @@ async def _while_admitted(request: Request, work: Any, admit: Admit, changes: Ch
     try:
         while True:
             done, _ = await asyncio.wait({writing, leaving}, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if done:
+            if done or request.send.is_left:
                 break
             try:
                 await changes.look(await admit())

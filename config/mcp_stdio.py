@@ -221,8 +221,9 @@ class Conversation:
         return await answer(exchange)
 
     async def _listen(self, actor: Actor, message: Message) -> bytes:
-        telling = await Telling.begin(actor, message, "", self._lines)
+        telling = Telling(actor, message, "", self._lines)
         try:
+            await telling.begin()
             while True:
                 await asyncio.sleep(WATCH_SECONDS)
                 await telling.changes.look(await self._actor())

@@ -262,7 +262,7 @@ def test_who_does_not_read_a_stream_is_left_too(monkeypatch: pytest.MonkeyPatch)
         await asyncio.Event().wait()
 
     async def scenario() -> None:
-        send = mcp_held.paced(blocked)
+        send = mcp_held.Paced(blocked)
         async with asyncio.timeout(PATIENCE_SECONDS):
             await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
             await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})

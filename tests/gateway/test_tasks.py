@@ -493,11 +493,11 @@ def test_a_task_is_nobody_else_s_result(live: Live, alice: Person, slow: Server)
 
 @contextmanager
 def listening(
-    live: Live, agent: Agent, *task_ids: str, capabilities: Any = TAKES
+    live: Live, agent: Agent, *task_ids: str, capabilities: Any = TAKES, **more: Any
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """What comes on a stream that is about these tasks; an error comes alone."""
     meta = {META + "protocolVersion": MODERN, META + "clientCapabilities": capabilities}
-    params = {"notifications": {"taskIds": list(task_ids)}, "_meta": meta}
+    params = {"notifications": {"taskIds": list(task_ids), **more}, "_meta": meta}
     body = {"jsonrpc": "2.0", "id": "listening", "method": "subscriptions/listen", "params": params}
     connection = HTTPConnection("127.0.0.1", live.port, timeout=PATIENCE_SECONDS)
     connection.request("POST", "/mcp", json.dumps(body).encode(), agent._headers("subscriptions/listen", params))

@@ -171,10 +171,10 @@ def check_question(client: Client, method: str, params: Mapping[str, Any]) -> No
 
 
 def _check_form(declared: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    mode = params.get("mode", "form")
+    mode = str(params.get("mode", "form"))
     if mode != "form" or (declared and "form" not in declared and "url" in declared):
         if mode not in declared:
-            raise registry.Refused(NOT_DECLARED, f"The client has not declared elicitation by {str(mode)[:20]}.")
+            raise registry.Refused(NOT_DECLARED, f"The client has not declared elicitation by {mode[:20]}.")
         if mode != "form":
             return
     schema = params.get("requestedSchema")

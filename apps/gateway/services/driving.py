@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from apps.core import budget
 from apps.core.actor import Actor
 from apps.core.errors import BackendError, BackendTimeout, ServiceError
 from apps.gateway.services.asking import Ask, TakesTasks
@@ -17,7 +18,7 @@ from apps.gateway.services.errands import Errand, ask_server, caller_of
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import wrong
 from apps.gateway.services.rounds import Misbehaved, ask_all
-from apps.gateway.services.upstream_tasks import TASK, Handle, detailed, pause_of
+from apps.gateway.services.upstream_tasks import TASK, Handle, detailed, own_id_of, pause_of
 from apps.registry import services as registry
 
 LONGEST_SECONDS = 600.0
@@ -41,7 +42,7 @@ async def drive(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any],
     result, route = await ask_server(actor, errand, taking)
     if result.get("resultType") != TASK:
         return result, route
-    task = _Driven(actor, errand, taking, str(result.get("taskId")), route, set())
+    task = _Driven(actor, errand, taking, own_id_of(result, route), route, set())
     try:
         async with asyncio.timeout(LONGEST_SECONDS):
             return await task.result(), route
@@ -69,7 +70,8 @@ class _Driven:
 
     async def result(self) -> dict[str, Any]:
         """The result of the call, as soon as there is one."""
-        handle = Handle("", self.errand.item.id, self.own_id, "")
+        handle, share = Handle("", self.errand.item.id, self.own_id, ""), budget.current()
+        before = share.size if share else 0
         while True:
             said = await self._send("tasks/get", {})
             state = await detailed(said, handle, self.errand, self.ask, self.route)
@@ -86,7 +88,11 @@ class _Driven:
                 )
             if state["status"] == "input_required":
                 await self._answer(state["inputRequests"])
-            await asyncio.sleep(pause_of(state))
+            pause = pause_of(state)
+            del said, state
+            if share is not None:
+                share.back_to(before)  # what was said meanwhile is not kept, and may have been long
+            await asyncio.sleep(pause)
 
     async def cancel(self) -> None:
         """Tell the server that nobody waits any more."""

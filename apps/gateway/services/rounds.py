@@ -112,17 +112,21 @@ def _ended() -> InvalidInput:
 def questions_of(result: Mapping[str, Any], client: Client) -> dict[str, dict[str, Any]]:
     """What a result asks; raises Misbehaved where it asks what this client must not be asked."""
     asked = result.get("inputRequests") or {}
-    if not isinstance(asked, Mapping) or len(asked) > MOST_QUESTIONS:
+    if not isinstance(asked, Mapping) or len(asked) > MOST_QUESTIONS or not all(map(_is_question, asked.values())):
         raise Misbehaved("it asks for input in a way that is not of the protocol")
     for question in asked.values():
-        if not isinstance(question, Mapping) or not isinstance(question.get("method"), str):
-            raise Misbehaved("it asks for input in a way that is not of the protocol")
         try:
             check_question(client, question["method"], question.get("params") or {})
         except registry.Refused as refusal:
             why = f"it asks for what this client cannot answer: {refusal.message}"
             raise Misbehaved(why, question["method"]) from refusal
     return dict(asked)
+
+
+def _is_question(asked: Any) -> bool:
+    if not isinstance(asked, Mapping) or not isinstance(asked.get("method"), str):
+        return False
+    return asked.get("params") is None or isinstance(asked["params"], Mapping)
 
 
 async def ask_all(client: Client, questions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from apps.registry import services as registry
 TASK = "task"
 ENDED = frozenset({"completed", "failed", "cancelled"})
 LONGEST_OWN_ID = 1024
+"""In bytes, as JSON has it: what is longer would make an id that is longer than what is opened again."""
 LONGEST_ID = 4096
 SHORTEST_PAUSE_SECONDS, USUAL_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 2.0, 60.0
 """How long we wait before we ask for a task again, where we do so by ourselves."""
@@ -89,10 +90,16 @@ def task_made(
 
     Raises BackendError naming the server when it is no task.
     """
+    task_id = _seal(actor, item, own_id_of(result, route), route)
+    return masked({"resultType": TASK, **_state(result, task_id, route)}, route)
+
+
+def own_id_of(result: Mapping[str, Any], route: registry.ServerRoute) -> str:
+    """The id that a server has given to its new task; raises BackendError naming the server."""
     own_id = result.get("taskId")
-    if not isinstance(own_id, str) or not 0 < len(own_id) <= LONGEST_OWN_ID:
+    if not isinstance(own_id, str) or not own_id or size_of(own_id) - len('""') > LONGEST_OWN_ID:
         raise wrong(route, "its task has no id, or one that is too long")
-    return masked({"resultType": TASK, **_state(result, _seal(actor, item, own_id, route), route)}, route)
+    return own_id
 
 
 def _state(result: Mapping[str, Any], task_id: str, route: registry.ServerRoute) -> dict[str, Any]:
