@@ -5,10 +5,12 @@ That the extension works at all through the road is shown by the official suite 
 
 import asyncio
 import json
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import Any
@@ -23,6 +25,7 @@ from apps.auth import services as auth
 from apps.gateway.services import driving, following, hearing
 from apps.registry import services as registry
 from apps.registry.models import Capability, Server
+from tests.fixtures.faults import eventually
 from tests.fixtures.servers import Process, free_port
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, agent_of, change, offer, refresh
 from tests.gateway.conftest import Evil, events
@@ -278,6 +281,40 @@ def test_an_older_client_is_told_why_there_is_no_result(
 
     assert result["isError"] is True
     assert said in result["content"][0]["text"]
+    has_ended = told.get("status") in ("cancelled", "failed", "completed")
+    assert has_ended or eventually(lambda: evil.seen("calls").get("tasks/cancel") == 1, PATIENCE_SECONDS)
+
+
+def test_an_older_client_s_task_outlives_a_server_that_is_away_for_a_moment(
+    live: Live, alice: Person, lying: Server, evil: Evil
+) -> None:
+    change(lying, timeout_seconds=1.0)
+    agent = agent_of(live, alice, LEGACY).open()
+    evil.put("task", WORKING)
+    with ThreadPoolExecutor(1) as pool:
+        called = pool.submit(agent.call, "up__promise", task=WORKING, is_needed=True)
+        assert eventually(lambda: evil.seen("calls").get("tasks/get", 0) > 0, PATIENCE_SECONDS)
+        evil.process.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        evil.process.send_signal(signal.SIGCONT)
+        evil.put("task", {**WORKING, "status": "completed", "result": {"content": [], "structuredContent": {"n": 1}}})
+
+        assert called.result()["structuredContent"] == {"n": 1}
+
+
+def test_an_older_client_does_not_wait_for_a_tool_that_it_has_lost(
+    live: Live, alice: Person, lying: Server, evil: Evil
+) -> None:
+    agent = agent_of(live, alice, LEGACY).open()
+    evil.put("task", WORKING)
+    with ThreadPoolExecutor(1) as pool:
+        message = {"name": "up__promise", "arguments": {"task": WORKING, "is_needed": True}}
+        called = pool.submit(agent.ask, "tools/call", message)
+        assert eventually(lambda: evil.seen("calls").get("tasks/get", 0) > 0, PATIENCE_SECONDS)
+        change(Capability.objects.get(server=lying), is_enabled=False)
+
+        assert "Unknown tool: up__promise" in json.dumps(called.result())
+    assert eventually(lambda: evil.seen("calls").get("tasks/cancel") == 1, PATIENCE_SECONDS)
 
 
 def test_a_task_of_an_older_client_is_given_up_in_the_end(
@@ -289,7 +326,7 @@ def test_a_task_of_an_older_client_is_given_up_in_the_end(
     result = agent_of(live, alice, LEGACY).call("up__promise", task=WORKING, is_needed=True)
 
     assert "did not end the task of this call within 1.5 seconds" in result["content"][0]["text"]
-    assert evil.seen("calls")["tasks/cancel"] == 1
+    assert eventually(lambda: evil.seen("calls").get("tasks/cancel") == 1, PATIENCE_SECONDS)
 
 
 def test_a_task_that_nobody_takes_is_refused(live: Live, alice: Person, lying: Server) -> None:

@@ -5,25 +5,31 @@ the task itself and asks for it until it has ended: the agent waits for its resu
 """
 
 import asyncio
+import contextvars
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from apps.core import budget
 from apps.core.actor import Actor
-from apps.core.errors import BackendError, BackendTimeout, ServiceError
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, ServiceError
 from apps.gateway.services.asking import Ask, TakesTasks
+from apps.gateway.services.catalogue import view_for
 from apps.gateway.services.errands import Errand, ask_server, caller_of
+from apps.gateway.services.offers import UnknownTool
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import wrong
 from apps.gateway.services.rounds import Misbehaved, ask_all
-from apps.gateway.services.upstream_tasks import TASK, Handle, detailed, own_id_of, pause_of
+from apps.gateway.services.upstream_tasks import ENDED, TASK, Handle, detailed, own_id_of, pause_of
 from apps.registry import services as registry
 
 LONGEST_SECONDS = 600.0
 """How long a task is asked for; who waits hears a sign of life every ten seconds."""
+PAUSES_SECONDS = (1.0, 3.0, 10.0)
+"""Between the attempts to reach a server that is away, whose task may go on all the same."""
 _MISSING_CAPABILITY = -32021
+_farewells: "set[asyncio.Task[None]]" = set()
 
 
 def wants_task(error: registry.UpstreamError, ask: Ask) -> bool:
@@ -42,19 +48,20 @@ async def drive(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any],
     result, route = await ask_server(actor, errand, taking)
     if result.get("resultType") != TASK:
         return result, route
-    task = _Driven(actor, errand, taking, own_id_of(result, route), route, set())
+    task = _Driven(actor, errand, taking, own_id_of(result, route), route)
     try:
         async with asyncio.timeout(LONGEST_SECONDS):
             return await task.result(), route
     except TimeoutError as error:
-        await task.cancel()
         raise BackendTimeout(
             f"The server {route.slug} did not end the task of this call within {LONGEST_SECONDS:g} seconds."
             " It was told to stop.", details={"server": route.slug},
         ) from error  # fmt: skip
-    except asyncio.CancelledError:
-        await asyncio.shield(task.cancel())
-        raise
+    finally:
+        if not task.has_ended:
+            farewell = asyncio.get_running_loop().create_task(task.cancel(), context=contextvars.Context())
+            _farewells.add(farewell)
+            farewell.add_done_callback(_farewells.discard)
 
 
 @dataclass(slots=True)
@@ -66,14 +73,16 @@ class _Driven:
     ask: Ask
     own_id: str
     route: registry.ServerRoute
-    answered: set[str]
+    answered: set[str] = field(default_factory=set)
+    has_ended: bool = False
 
     async def result(self) -> dict[str, Any]:
         """The result of the call, as soon as there is one."""
         handle, share = Handle("", self.errand.item.id, self.own_id, ""), budget.current()
         before = share.size if share else 0
         while True:
-            said = await self._send("tasks/get", {})
+            said = await self._look()
+            self.has_ended = said.get("status") in tuple(ENDED)
             state = await detailed(said, handle, self.errand, self.ask, self.route)
             if state["status"] == "completed":
                 result: dict[str, Any] = state["result"]
@@ -98,6 +107,21 @@ class _Driven:
         """Tell the server that nobody waits any more."""
         with suppress(ServiceError):
             await self._send("tasks/cancel", {})
+
+    async def _look(self) -> dict[str, Any]:
+        """What the server says of the task, whose tool must still be offered; one that is away is asked again."""
+        pauses = iter(PAUSES_SECONDS)
+        while True:
+            view = await view_for(self.actor, bundle=self.ask.bundle)
+            if view.find_tool_of(self.errand.item.id) is None:
+                raise UnknownTool.named(self.errand.thing.name)
+            try:
+                return await self._send("tasks/get", {})
+            except (BackendDown, BackendTimeout):
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
 
     async def _answer(self, questions: Mapping[str, Mapping[str, Any]]) -> None:
         """Put to the client what it was not asked before, and hand its answers on."""
