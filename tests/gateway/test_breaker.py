@@ -9,6 +9,7 @@ import pytest
 from apps.core.errors import BackendDown, BackendError, BackendTimeout
 from apps.core.ids import new_id
 from apps.gateway.services.breaker import Breaker
+from apps.gateway.services.slots import Absent
 
 
 class Clock:
@@ -145,7 +146,7 @@ def test_the_way_to_a_server_tells_its_breaker_and_when_a_crashing_process_is_st
 
     async def story() -> list[BreakerOut]:
         settings.BREAKER_FAILURES, settings.BREAKER_OPEN_SECONDS = 1, 10.0
-        way = Way(ServerRoute(new_id(), new_id(), "loop", "Loop", "stdio"), 1, asyncio.ensure_future)
+        way = Way(ServerRoute(new_id(), new_id(), "loop", "Loop", "stdio"), 1, asyncio.ensure_future, Absent())
         states = [way.state(now=100.0)]
         for _ in range(3):
             way.count_crash(now=100.0, lived=1.0)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from apps.gateway.services import pool
+from apps.gateway.services import pool, slots
+from apps.registry.models import Server
 from tests.fixtures.faults import eventually
-from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, agent_of, offer
+from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, agent_of, change, offer
 from tests.gateway.conftest import Evil
 from tests.gateway.speaker import Heard, Message, Speaker
 from tests.live import Live
@@ -48,6 +49,7 @@ def prying(alice: Person, evil: Evil) -> Iterator[Evil]:
     yield evil
     [way] = [way for each in pool._upstreams.values() for way in each._ways.values()]
     assert eventually(lambda: way.slots._value == 1, 30), "each slot is given back, once"
+    assert not way._absent._counts
 
 
 @pytest.mark.parametrize("revision", BOTH)
@@ -72,6 +74,22 @@ def test_many_parked_calls_hold_no_slot_and_all_go_on(live: Live, alice: Person,
         answers = dict.fromkeys(state["inputRequests"], ANSWER)
         result = asked(agent, requestState=state["requestState"], inputResponses=answers)
         assert "Ada" in result["content"][0]["text"]
+
+
+def test_who_lets_too_many_calls_wait_keeps_their_slots(
+    live: Live, alice: Person, prying: Evil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them holds a connection, of which there are not many."""
+    monkeypatch.setattr(slots, "MOST_ABSENT_OF_ONE", 1)
+    change(Server.objects.get(slug="up"), timeout_seconds=1.0)
+    agent, other = agent_of(live, alice, MODERN), agent_of(live, alice, MODERN)
+    first, second = asked(agent), asked(agent)
+    assert "is busy" in other.failure("up__echo", text="x")["message"]
+
+    for state in (second, first):
+        asked(agent, requestState=state["requestState"], inputResponses=dict.fromkeys(state["inputRequests"], ANSWER))
+
+    assert other.text("up__echo", text="served") == "served"
 
 
 def test_the_limit_holds_after_questions(live: Live, alice: Person, prying: Evil) -> None:

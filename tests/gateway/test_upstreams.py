@@ -11,6 +11,7 @@ import pytest
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited
 from apps.gateway.services import pool
 from apps.gateway.services.pool import Upstreams
+from apps.gateway.services.slots import Absent
 from apps.gateway.services.ways import Caller, Way
 from apps.registry import services as registry
 from apps.registry.backends.base import Hello, HttpRefusal, ServerRoute, UpstreamError
@@ -298,7 +299,7 @@ def test_a_crashing_child_is_started_again_but_ever_more_slowly(world: World, se
 
 
 def test_a_child_that_ended_often_waits_no_longer_than_the_breaker(world: World, settings: Any) -> None:
-    way = Way(world.routes[world.server("gone", transport="stdio")], 1, asyncio.ensure_future)
+    way = Way(world.routes[world.server("gone", transport="stdio")], 1, asyncio.ensure_future, Absent())
 
     pauses = []
     for _ in range(2000):

@@ -21,6 +21,7 @@ from apps.core.threads import in_thread
 from apps.gateway.services.asking import Client, told_to_servers, what_may_be_asked
 from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import busy, crowded, named
+from apps.gateway.services.slots import Absent
 from apps.gateway.services.ways import Caller, Link, Way
 from apps.registry import services as registry
 
@@ -45,6 +46,7 @@ class Upstreams:
         self._children: set[Link] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reading: dict[UUID, asyncio.Task[Way]] = {}
+        self._absent = Absent()
 
     async def request(
         self, server_id: UUID, revision: int, caller: Caller, method: str, params: Mapping[str, Any],
@@ -60,7 +62,7 @@ class Upstreams:
         way.agreement.look()
         try:
             way.breaker.check()
-            async with way.slot(deadline, listener) as slot, way.probing():
+            async with way.slot(caller, deadline, listener) as slot, way.probing():
                 hears = slot if listener else None
                 with way.breaker.guard():
                     return await self._send(way, caller, method, params, deadline, listener=hears), way.route
@@ -330,7 +332,7 @@ class Upstreams:
         route = await in_thread(registry.server_route, server_id)
         way = self._ways.get(server_id)
         if way is None:
-            way = Way(route, revision, self._start)
+            way = Way(route, revision, self._start, self._absent)
             await way.agreement.begin()
             self._ways[server_id] = way
         elif way.route == route:

@@ -10,7 +10,7 @@ A link is one opened upstream:
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +20,11 @@ from django.conf import settings
 
 from apps.core.errors import BackendError, BackendTimeout
 from apps.gateway.services.agreement import Agreement, Start
-from apps.gateway.services.asking import NOT_DECLARED, Client, Silent, what_may_be_asked
+from apps.gateway.services.asking import Client, Silent, what_may_be_asked
 from apps.gateway.services.breaker import Breaker
 from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import Paused, busy, is_outage
+from apps.gateway.services.slots import Absent, Slot
 from apps.registry import services as registry
 
 SESSION_IDLE_SECONDS = 300.0
@@ -39,52 +40,6 @@ class Caller:
     session_id: str | None
     key: str
     client: Client = field(default_factory=Silent, compare=False)
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """One of the calls that a server takes at the same time, as the listener of that call.
-
-    While the call's client is asked something, which may take a person minutes, others may have the slot. When there is
-    an answer the call goes on: with a slot if one is free, else beside them. So a server may have more calls than its
-    limit for a while, by as many as have waited; how many may wait is limited for each caller (rounds.py, and the
-    requests that a session may have under way).
-    """
-
-    slots: asyncio.Semaphore
-    listener: registry.Listener | None = None
-    is_held: bool = True
-    is_over: bool = False
-    asked_now: int = 0
-
-    def notified(self, method: str, params: Mapping[str, Any]) -> None:
-        """Hear a notification."""
-        if self.listener is not None:
-            self.listener.notified(method, params)
-
-    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a question, without the slot."""
-        if self.listener is None:
-            raise registry.Refused(NOT_DECLARED, "Nobody listens to this call.")
-        self.asked_now += 1
-        self._give_back()
-        try:
-            return await self.listener.asked(method, params)
-        finally:
-            self.asked_now -= 1
-            if not (self.asked_now or self.is_held or self.is_over or self.slots.locked()):
-                await self.slots.acquire()  # at once, for one is free
-                self.is_held = True
-
-    def end(self) -> None:
-        """The call has ended."""
-        self.is_over = True
-        self._give_back()
-
-    def _give_back(self) -> None:
-        if self.is_held:
-            self.is_held = False
-            self.slots.release()
 
 
 @dataclass(slots=True, eq=False)
@@ -131,8 +86,9 @@ class Link:
 class Way:
     """All that this process holds about one server."""
 
-    def __init__(self, route: registry.ServerRoute, revision: int, start: Start) -> None:
+    def __init__(self, route: registry.ServerRoute, revision: int, start: Start, absent: Absent) -> None:
         self._start = start
+        self._absent = absent
         self.links: dict[str, Link] = {}
         self.crashes = 0
         self.start_after = 0.0
@@ -157,7 +113,7 @@ class Way:
         return f"key:{caller.key}:{what_may_be_asked(caller.client.capabilities)}", KEY_IDLE_SECONDS
 
     @asynccontextmanager
-    async def slot(self, deadline: float, listener: registry.Listener | None) -> AsyncIterator[Slot]:
+    async def slot(self, caller: Caller, deadline: float, listener: registry.Listener | None) -> AsyncIterator[Slot]:
         """One of the calls that the server takes at the same time; raises Busy where none is free in time."""
         slots = self.slots
         try:
@@ -168,7 +124,7 @@ class Way:
                 await slots.acquire()
         except TimeoutError as error:
             raise busy(self.route) from error
-        slot = Slot(slots, listener)
+        slot = Slot(slots, self._absent, (self.route.organization_id, caller.key), listener)
         try:
             yield slot
         finally:
