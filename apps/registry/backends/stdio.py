@@ -28,6 +28,7 @@ from apps.registry.backends import commands, masking, processes, wire
 from apps.registry.backends.answers import Answers
 from apps.registry.backends.base import Hello, Listener, ServerRoute, UpstreamError
 from apps.registry.backends.hearing import Hearing, Pauses, while_open
+from apps.registry.backends.lines import Lines, LongLine
 from apps.registry.backends.restarts import restarts
 
 logger = logging.getLogger(__name__)
@@ -295,21 +296,21 @@ class Stdio:
     # Reading -----------------------------------------------------------------------------------------------------
 
     async def _listen(self, process: Process) -> None:
-        lines = wire.Lines(settings.UPSTREAM_MAX_RESULT_BYTES)
+        lines = Lines(settings.UPSTREAM_MAX_RESULT_BYTES)
         while process.stdout is not None and (chunk := await process.stdout.read(CHUNK_BYTES)):
             for line in lines.feed(chunk):
                 self._hear(line)
         await self._ends_within(process, LAST_WORDS_SECONDS)
         self._give_up(self._ending())
 
-    def _hear(self, line: bytes | wire.LongLine) -> None:
-        if isinstance(line, wire.LongLine):
+    def _hear(self, line: bytes | LongLine) -> None:
+        if isinstance(line, LongLine):
             self._refuse_long(line)
             return
         if not line.strip():
             return
         if wire.is_too_much(line):
-            self._refuse_long(wire.Lines.cut(line))
+            self._refuse_long(Lines.cut(line))
             return
         try:
             messages = wire.decode_all(line, self._version)
@@ -327,7 +328,7 @@ class Stdio:
         if self._answers.give(number, outcome):
             self._hearing.answered(number)
 
-    def _refuse_long(self, line: wire.LongLine) -> None:
+    def _refuse_long(self, line: LongLine) -> None:
         """Fail the request that the line answers, which its beginning or its end may tell; else all of them."""
         named = {int(found) for found in _ID.findall(line.ends)} & set(self._answers.awaited)
         limit = settings.UPSTREAM_MAX_RESULT_BYTES

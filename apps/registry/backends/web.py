@@ -7,7 +7,7 @@ from typing import Any
 
 from apps.core import logs
 from apps.core.errors import TooLarge
-from apps.registry.backends import wire
+from apps.registry.backends.lines import Lines, LongLine
 
 CREDENTIALS_REFUSED = (401, 403)
 _ACCEPTED = 202
@@ -30,12 +30,12 @@ class Event:
 
 async def events(chunks: AsyncIterator[bytes], *, limit_bytes: int) -> AsyncGenerator[Event, None]:
     """The events of a `text/event-stream`; raises TooLarge as soon as one is longer than the limit."""
-    lines = wire.Lines(limit_bytes)
+    lines = Lines(limit_bytes)
     event, size = Event(), 0
     async for chunk in chunks:
         for line in lines.feed(chunk):
-            size += 1 if isinstance(line, wire.LongLine) else len(line) + 1
-            if isinstance(line, wire.LongLine) or size > limit_bytes:
+            size += 1 if isinstance(line, LongLine) else len(line) + 1
+            if isinstance(line, LongLine) or size > limit_bytes:
                 raise TooLarge("An event of the stream is too long.")
             if line:
                 _add_field(event, line)
