@@ -21,6 +21,7 @@ from apps.core import budget
 from apps.core.actor import Actor
 from apps.core.errors import NotFound, NotPermitted, ServiceError
 from apps.gateway.services.asking import Ask
+from apps.gateway.services.errands import caller_of
 from apps.gateway.services.rounds import parking_lot
 from apps.gateway.services.upstream_tasks import (
     ENDED,
@@ -57,7 +58,7 @@ class Following:
         self._ask = ask
         self._tell = tell
         self._is_read = is_read
-        self._owner = f"{actor.key_id or actor.id or actor.label}"
+        self._owner = caller_of(actor, ask.client).key
         self._seen: dict[str, dict[str, Any] | None] = {}
         self._works: list[asyncio.Task[None]] = []
 

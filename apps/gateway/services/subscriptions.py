@@ -19,6 +19,7 @@ from apps.core.actor import Actor
 from apps.core.errors import NotPermitted, RateLimited, ServiceError
 from apps.gateway.services.asking import Ask
 from apps.gateway.services.catalogue import view_for
+from apps.gateway.services.errands import caller_of
 from apps.gateway.services.offers import UnknownResource, action_of
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.views import Found, View
@@ -115,7 +116,7 @@ class Subscriptions:
         route = await upstreams().route(server_id, view.revision)
         of_server = self._servers.get(server_id)
         if of_server is None:
-            caller = Caller(ask.client.session_id, str(actor.key_id or actor.id or actor.label), ask.client)
+            caller = caller_of(actor, ask.client)
             of_server = _OfServer(server_id, view.revision, caller, self._tell, route.is_modern)
             self._servers[server_id] = of_server
         if not route.is_modern:

@@ -58,7 +58,7 @@ class Handle:
 
 def process_of_task(task_id: str) -> str:
     """The process whose child works on a task; "" where any process can reach it."""
-    told = unseal(_PURPOSE, task_id) if len(task_id) <= LONGEST_ID else None
+    told = _told_by(task_id)
     return str(told["at"]) if told else ""
 
 
@@ -67,8 +67,12 @@ def _seal(actor: Actor, item: registry.CatalogueItem, own_id: str, route: regist
     return seal(_PURPOSE, {"of": _owner(actor), "item": item.id.hex, "task": own_id, "at": process})
 
 
+def _told_by(task_id: str) -> dict[str, Any] | None:
+    return unseal(_PURPOSE, task_id) if len(task_id) <= LONGEST_ID else None
+
+
 def _open(actor: Actor, task_id: str) -> Handle:
-    told = unseal(_PURPOSE, task_id) if len(task_id) <= LONGEST_ID else None
+    told = _told_by(task_id)
     if told is None or told["of"] != _owner(actor):
         raise UnknownTask
     return Handle(task_id, UUID(told["item"]), told["task"], told["at"])
