@@ -56,7 +56,7 @@ def test_sixteen_large_answers_at_once_all_arrive_and_no_more_than_the_budget_is
     assert [len(result["content"][0]["text"]) for result in results] == [2 * MEBIBYTE] * 16
     assert max(held) <= MOST + 2 * MEBIBYTE
     assert max(held) > MEBIBYTE  # it was counted
-    assert held[-1] == 0
+    wait_until(lambda: held[-1] == 0)  # the last is given back a moment after its caller has it all
 
 
 def test_who_does_not_read_is_left_and_meanwhile_others_are_refused_clearly_and_small_answers_pass(
