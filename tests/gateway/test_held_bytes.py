@@ -77,7 +77,7 @@ def test_who_does_not_read_is_left_and_meanwhile_others_are_refused_clearly_and_
 
     assert len(huge(agent)["content"][0]["text"]) == 2 * MEBIBYTE
     assert gateway.breaker_state(server.id).failures == 0  # it was never the server's fault
-    assert all(budget_of.taken == 0 for budget_of in budget._budgets.values())
+    wait_until(lambda: all(each.taken == 0 for each in budget._budgets.values()))
 
 
 class Unread:
