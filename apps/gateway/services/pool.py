@@ -159,6 +159,8 @@ class Upstreams:
             return await link.upstream.request(
                 method, params, timeout_seconds=left, listener=listener, capabilities=told_to_servers(caller.client)
             )
+        except registry.Unanswered:
+            raise
         except BackendTimeout as error:
             share = budget.current()
             if share is not None and share.is_held_up:
