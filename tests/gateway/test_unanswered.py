@@ -38,12 +38,16 @@ class Absent(Speaker):
             super()._tell(message)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_question_that_nobody_answers_is_nobody_s_fault(
-    live: Live, alice: Person, evil: Evil, settings: Any, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hearing.Exchange, "__init__", impatient(hearing.Exchange.__init__))
     monkeypatch.setattr(rounds, "ANSWER_SECONDS", 1.0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_question_that_nobody_answers_is_nobody_s_fault(
+    live: Live, alice: Person, evil: Evil, settings: Any, way: str
+) -> None:
     settings.BREAKER_FAILURES = 2
     evil.put("tools", [{"name": "pry", "inputSchema": {"type": "object"}}])
     server = offer(alice, "up", tools=("pry",), timeout_seconds=3.0, **whereabouts(way, evil, settings))
