@@ -239,8 +239,8 @@ async def _finish(reply: Reply, exchange: Exchange, *, is_modern: bool) -> None:
             reply.stop()
             raise reply.refusal from None
         # With the status of an answer: 404 alone would tell a client that its session is over.
-        error = as_rpc_error(reply.refusal)
-        await reply.finish(error_message(number, error), status_of(error, is_modern=is_modern))
+        refused = as_rpc_error(reply.refusal)
+        await reply.finish(error_message(number, refused), status_of(refused, is_modern=is_modern))
 
 
 # 2026-07-28 ----------------------------------------------------------------------------------------------------------
