@@ -143,7 +143,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             request = Request(here, scope, headers, actor, bundle, receive, Paced(send), share, body)
             admit = lambda: _admit(credential, scope, headers)  # noqa: E731
             if plain:
-                await post_plain(request, parsed, plain)
+                await post_plain(request, parsed, plain, admit)
             elif scope["method"] == "POST":
                 await post(request, parsed, admit)
             elif scope["method"] == "GET":

@@ -6,7 +6,7 @@ asks and how, and its headers repeat what proxies route by.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from django.conf import settings
 
 from apps.core import budget
 from apps.core.actor import Actor
-from apps.core.errors import RateLimited, ServiceError
+from apps.core.errors import NotAuthenticated, RateLimited, ServiceError
 from config.mcp_exchange import Exchange
 from config.mcp_headers import check_headers, check_param_headers
 from config.mcp_held import Paced
@@ -35,11 +35,11 @@ from config.mcp_messages import (
 )
 from config.mcp_methods import MODERN_METHODS, answer, hello
 from config.mcp_notices import CHANGES, Changes, Telling
+from config.mcp_rights import Admit, still_allowed
 from config.mcp_sessions import Session
 from config.mcp_streams import JSON_HEADERS, Receive, Reply, Stream, place_of
 
 logger = logging.getLogger(__name__)
-Admit = Callable[[], Awaitable[Actor]]
 
 WATCH_SECONDS = 1.0
 """How often an open stream asks whether its caller is still let in, and whether its lists have changed."""
@@ -122,10 +122,10 @@ async def post(request: Request, parsed: Any, admit: Admit) -> None:
         said = "The MCP-Protocol-Version header does not match the revision that the message names."
         await request.give_error(400, RpcError(HEADER_MISMATCH, said), message.id)
     else:
-        await _post_legacy(request, message)
+        await _post_legacy(request, message, admit)
 
 
-async def post_plain(request: Request, parsed: Any, method: str) -> None:
+async def post_plain(request: Request, parsed: Any, method: str, admit: Admit) -> None:
     """Serve one message at the address of its own method: without a session, and with nothing said of revisions."""
     try:
         message = read_message(parsed)
@@ -134,7 +134,8 @@ async def post_plain(request: Request, parsed: Any, method: str) -> None:
     except RpcError as error:
         await request.give_error(400, error)
         return
-    reply = Reply(request.send, request.receive, can_stream=False)
+    check = still_allowed(admit, message, request.bundle)
+    reply = Reply(request.send, request.receive, can_stream=False, check=check)
     await _finish(
         reply,
         Exchange(request.actor, message, reply, request.bundle, False, None, {}, {}, request.share),
@@ -145,7 +146,7 @@ async def post_plain(request: Request, parsed: Any, method: str) -> None:
 # Up to 2025-11-25 ----------------------------------------------------------------------------------------------------
 
 
-async def _post_legacy(request: Request, message: Message) -> None:
+async def _post_legacy(request: Request, message: Message, admit: Admit) -> None:
     if message.method == "initialize" and message.is_request:
         await _initialize(request, message)
         return
@@ -153,7 +154,7 @@ async def _post_legacy(request: Request, message: Message) -> None:
     if session is None:
         return
     if message.is_request:
-        await _answer_in(session, request, message)
+        await _answer_in(session, request, message, admit)
         return
     if not message.method:
         session.answered(message.id, message.body)
@@ -194,13 +195,14 @@ async def _session_of(request: Request, number: str | int | None = None) -> Sess
     return session
 
 
-async def _answer_in(session: Session, request: Request, message: Message) -> None:
+async def _answer_in(session: Session, request: Request, message: Message, admit: Admit) -> None:
     assert message.id is not None  # noqa: S101 - it is a request
     if message.id in session.running:
         await request.give_error(400, RpcError(INVALID_REQUEST, "A request of this id is under way."), message.id)
         return
     can_stream = request.accepts("text/event-stream")
-    reply = Reply(request.send, request.receive, can_stream=can_stream, stream=session.new_stream)
+    check = still_allowed(admit, message, request.bundle)
+    reply = Reply(request.send, request.receive, can_stream=can_stream, stream=session.new_stream, check=check)
     exchange = Exchange(
         request.actor, message, reply, request.bundle, False, session, session.capabilities, session.client_info,
         request.share,
@@ -213,7 +215,10 @@ async def _answer_in(session: Session, request: Request, message: Message) -> No
 
 
 async def _finish(reply: Reply, exchange: Exchange, *, is_modern: bool) -> None:
-    """Answer a request; one that was cancelled, or whose caller has left, ends without a result."""
+    """Answer a request; one that was cancelled, or whose caller has left, ends without a result.
+
+    Raises NotAuthenticated for a caller whose credential was taken away before anything was said.
+    """
     number = exchange.message.id
     try:
         try:
@@ -227,7 +232,15 @@ async def _finish(reply: Reply, exchange: Exchange, *, is_modern: bool) -> None:
             reply.stop()
             raise
         task.uncancel()
-        await reply.drop()
+        if reply.refusal is None:
+            await reply.drop()
+            return
+        if isinstance(reply.refusal, NotAuthenticated) and not reply.has_begun:
+            reply.stop()
+            raise reply.refusal from None
+        # With the status of an answer: 404 alone would tell a client that its session is over.
+        refused = as_rpc_error(reply.refusal)
+        await reply.finish(error_message(number, refused), status_of(refused, is_modern=is_modern))
 
 
 # 2026-07-28 ----------------------------------------------------------------------------------------------------------
@@ -250,7 +263,8 @@ async def _post_modern(request: Request, message: Message, admit: Admit) -> None
     if message.method not in MODERN_METHODS:
         await request.hand_over()
         return
-    reply = Reply(request.send, request.receive, can_stream=request.accepts("text/event-stream"))
+    check = still_allowed(admit, message, request.bundle)
+    reply = Reply(request.send, request.receive, can_stream=request.accepts("text/event-stream"), check=check)
     info = message.meta.get(META + "clientInfo")
     exchange = Exchange(
         request.actor, message, reply, request.bundle, True, None, message.meta[META + "clientCapabilities"],

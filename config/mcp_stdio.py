@@ -36,6 +36,7 @@ from config.mcp_messages import (
 )
 from config.mcp_methods import answer, hello
 from config.mcp_notices import CHANGES, Changes, Telling
+from config.mcp_rights import still_allowed, while_allowed
 from config.mcp_sessions import Session, owner_of
 from config.outages import as_outage
 
@@ -159,12 +160,13 @@ class Conversation:
         try:
             actor = await self._actor()
             logs.current_actor.set(actor)
+            check = still_allowed(self._admit, message, "")
             if message.method == "initialize":
                 body = await self._initialize(actor, message)
             elif META + "protocolVersion" in message.meta:
-                body = await self._answer_modern(actor, message)
+                body = await while_allowed(self._answer_modern(actor, message), check)
             else:
-                body = await self._answer_legacy(actor, message)
+                body = await while_allowed(self._answer_legacy(actor, message), check)
         except RpcError as error:
             body = error_message(message.id, error)
         except Exception as error:

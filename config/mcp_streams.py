@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
+from apps.core.errors import ServiceError
+from config.mcp_rights import CHECK_SECONDS, Check
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -150,17 +153,21 @@ class Reply:
     """The answer to one POST. It becomes an event stream with the first message before the result, or after a while."""
 
     def __init__(
-        self, send: Send, receive: Receive, *, can_stream: bool, stream: Callable[[], Stream] = Stream
-    ) -> None:
+        self, send: Send, receive: Receive, *, can_stream: bool, stream: Callable[[], Stream] = Stream,
+        check: Check | None = None,
+    ) -> None:  # fmt: skip
         self.can_stream = can_stream
         self.has_left = False
         self.is_cancelled = False
+        self.refusal: ServiceError | None = None
+        """Why it was cancelled, where its caller may not have it answered any more."""
+        self._check = check
         self._send = send
         self._receive = receive
         self._new_stream = stream
         self._stream: Stream | None = None
         self._writing: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._work = asyncio.current_task()
         self._is_over = False
         _watcher().add(self)
@@ -205,8 +212,8 @@ class Reply:
         """Watch the caller no more."""
         self._is_over = True
         _watcher().drop(self)
-        if self._watching is not None:
-            self._watching.cancel()
+        for watching in self._watching:
+            watching.cancel()
 
     def _begin(self) -> Stream:
         if self._stream is None:
@@ -215,8 +222,27 @@ class Reply:
         return self._stream
 
     def start_watching(self) -> None:
-        """See from now on whether the caller is still there."""
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        """See from now on whether the caller is still there, and may still have this."""
+        loop = asyncio.get_running_loop()
+        self._watching.append(loop.create_task(self._watch()))
+        if self._check is not None:
+            self._watching.append(loop.create_task(self._guard(self._check)))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its caller has got the first bytes."""
+        return self._stream is not None
+
+    async def _guard(self, check: Check) -> None:
+        """Cancel the work when its caller would not be let in any more."""
+        while not self.is_cancelled:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                await check()
+            except ServiceError as refusal:
+                if not self.is_cancelled:
+                    self.refusal = refusal
+                    self.cancel()
 
     async def _watch(self) -> None:
         """Cancel the work when the caller leaves; begin the stream where nothing was heard for long: so it stays."""

@@ -8,7 +8,8 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 from referencing import Registry
 
-from apps.core.json_schema import Checker, Exhausted, NotEnforced
+from apps.core.json_schema import Checker, Exhausted, NotEnforced, compiling
+from apps.core.json_schema.patterns import MOST_PATTERN_WORK, work_of
 
 NAMES = ("a", "b", "ab", "c")
 SECONDS = 1.0
@@ -164,6 +165,80 @@ def test_what_cannot_be_bounded_or_understood_is_not_enforced(schema: dict[str, 
         Checker(schema)
 
     assert time.process_time() - began < SECONDS
+
+
+class Slow:
+    """The clocks of a machine on which each look at them takes long."""
+
+    now = 0.0
+
+    def thread_time(self) -> float:
+        self.now += 0.2
+        return self.now
+
+    monotonic = time = perf_counter = process_time = thread_time
+
+
+def test_a_slow_machine_judges_a_schema_like_a_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"properties": {f"p{n}": {"pattern": f"^\\w{{1,{n}}}$"} for n in range(1, 40)}}
+    many = {"properties": {f"p{n}": {"pattern": f"^\\w{{1,{n}}}$"} for n in range(1, 60)}}
+    monkeypatch.setattr(compiling, "time", Slow())
+
+    assert Checker(few).fault_of({"p3": "four"}) == ("p3", "must match its pattern")
+    with pytest.raises(NotEnforced, match="too costly"):
+        Checker(many)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(\\w{100}){100}", "((a{100}){100}){100}", "\\w{50}{50}", "[]\\w]{2000}", "[^]\\w]{2000}", "[(?<]\\w{2000}>",
+        "[a[b]\\w]{2000}", "(?i)\\w{400}", "(?i:\\w){400}", "\\p{L}{2000}", "\\pL{2000}", "(?:x|\\w){2000}",
+        "(?P<n>\\w){2000}", "\\w{ 2000 }", "\\w{1, 2000}", "\\w{2000,}", "(\\w" * 3 + "){20}" * 3, "(\\w{2000}",
+    ],
+)  # fmt: skip
+def test_what_a_pattern_costs_is_not_hidden_by_how_it_is_written(pattern: str) -> None:
+    assert work_of(pattern) > MOST_PATTERN_WORK
+
+
+def test_a_pattern_counts_once_however_often_it_is_used() -> None:
+    often = {"properties": {f"p{n}": {"pattern": "^\\w{1,200}$"} for n in range(100)}}
+
+    assert Checker(often).fault_of({"p7": "?"}) == ("p7", "must match its pattern")
+
+
+@pytest.mark.parametrize("length", [100, 1000])
+def test_the_order_of_parts_and_the_place_of_the_call_decide_nothing(length: int) -> None:
+    """PostgreSQL gives the names of an object in an order of its own."""
+    parts = {f"l{n}": {"properties": {"x": {"$ref": f"#/$defs/l{n + 1}"}}} for n in range(length)}
+    ends = {**parts, f"l{length}": {"type": "string"}}
+    beside = {f"l{n}": {"$ref": f"#/$defs/l{n + 1}"} for n in range(length)} | {f"l{length}": {"type": "string"}}
+    entries = [("a", {"$ref": "#/$defs/l0"}), ("b", {"$ref": f"#/$defs/l{length - 20}"})]
+
+    def verdict(definitions: dict[str, Any], names: list[Any], deep: int = 0) -> str:
+        if deep:
+            return verdict(definitions, names, deep - 1)
+        try:
+            Checker({"$defs": definitions, "properties": dict(names)})
+        except NotEnforced as why:
+            return str(why)
+        return "enforced"
+
+    for definitions in (ends, beside):
+        verdicts = [verdict(definitions, names, deep) for names in (entries, entries[::-1]) for deep in (0, 100)]
+        assert len(set(verdicts)) == 1, verdicts
+
+
+def test_a_schema_may_be_nested_to_a_certain_depth() -> None:
+    def nested(levels: int) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "string"}
+        for _ in range(levels - 1):
+            schema = {"properties": {"x": schema}}
+        return schema
+
+    Checker(nested(64))
+    with pytest.raises(NotEnforced, match="nested"):
+        Checker(nested(65))
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,19 @@ def test_a_structured_result_that_keeps_the_promise_is_passed_on(live: Live, ali
     assert agent_of(live, alice).call("up__structured_bad")["structuredContent"] == {"number": "many"}
 
 
+def test_a_result_without_the_structured_content_that_was_promised_passes_as_it_does_directly(
+    live: Live, alice: Person, evil: Evil
+) -> None:
+    server = offer(alice, "up", evil.url, tools=())
+    promised = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+    add_tool(server, "echo", **defined("echo", outputSchema=promised))
+    refresh(alice)
+    agent = agent_of(live, alice)
+
+    assert {tool["name"]: tool.get("outputSchema") for tool in agent.list()["tools"]}["up__echo"] == promised
+    assert agent.text("up__echo", text="as it is") == "as it is"
+
+
 @pytest.mark.parametrize("value", [[1, 2], "text", 5, False, None])
 def test_structured_content_that_is_no_object_passes_where_the_revision_has_it(
     live: Live, alice: Person, evil: Evil, value: Any

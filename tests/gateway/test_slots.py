@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,13 @@ from apps.gateway.services import pool, slots
 from apps.registry.models import Server
 from tests.fixtures.faults import eventually
 from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, agent_of, change, offer
-from tests.gateway.conftest import Evil
+from tests.gateway.conftest import Evil, events
 from tests.gateway.speaker import Heard, Message, Speaker
 from tests.live import Live
 from tests.people import Person
 
 pytestmark = pytest.mark.django_db(transaction=True)
+TOOLS = ("pry", "echo", "hang", "slow")
 CAN = {"elicitation": {"form": {}}}
 FORM = {
     "method": "elicitation/create",
@@ -40,15 +42,15 @@ class Slow(Speaker):
 @pytest.fixture
 def prying(alice: Person, evil: Evil) -> Iterator[Evil]:
     """A server of the older era that takes one call at a time, with a tool that asks."""
-    tools = [{"name": name, "inputSchema": {"type": "object"}} for name in ("pry", "echo", "hang")]
+    tools = [{"name": name, "inputSchema": {"type": "object"}} for name in TOOLS]
     evil.put("tools", tools)
     offer(
-        alice, "up", evil.url, tools=("pry", "echo", "hang"), protocol_version=LEGACY, timeout_seconds=20.0,
+        alice, "up", evil.url, tools=TOOLS, protocol_version=LEGACY, timeout_seconds=20.0,
         max_concurrency=1,
     )  # fmt: skip
     yield evil
     [way] = [way for each in pool._upstreams.values() for way in each._ways.values()]
-    assert eventually(lambda: way.slots._value == 1, 30), "each slot is given back, once"
+    assert eventually(lambda: way.slots.free == 1, 30), "each slot is given back, once"
     assert not way._absent._counts
 
 
@@ -63,6 +65,38 @@ def test_others_are_served_while_a_person_thinks(live: Live, alice: Person, pryi
     assert person.served == ["served"]
     assert "Ada" in heard.result["content"][0]["text"]
     assert other.text("up__echo", text="after") == "after"
+
+
+def test_what_a_person_answers_goes_on_when_there_is_a_slot(
+    live: Live, alice: Person, prying: Evil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "RETURN_SECONDS", 60.0)
+    agent, other = agent_of(live, alice, MODERN), agent_of(live, alice, MODERN)
+    state = asked(agent)
+
+    with ThreadPoolExecutor() as pool_of_callers:
+        slow = pool_of_callers.submit(other.text, "up__slow", ms=3000, text="slow")
+        assert eventually(lambda: prying.seen("calls").get("slow"), 30)
+        again(agent, state)
+        assert slow.result() == "slow"
+
+    assert [each.name for each in events() if each.status == "ok"][-2:] == ["up__slow", "up__pry"]
+
+
+def test_what_a_person_answers_does_not_wait_long_for_a_slot(
+    live: Live, alice: Person, prying: Evil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers do nothing else until they have that answer."""
+    monkeypatch.setattr(slots, "RETURN_SECONDS", 0.2)
+    agent, other = agent_of(live, alice, MODERN), agent_of(live, alice, MODERN)
+    state = asked(agent)
+
+    with ThreadPoolExecutor() as pool_of_callers:
+        hanging = pool_of_callers.submit(other.failure, "up__hang")
+        assert eventually(lambda: prying.seen("calls").get("hang"), 30)
+        assert "Ada" in again(agent, state)["content"][0]["text"]
+        assert not hanging.done()
+        hanging.result()
 
 
 def test_many_parked_calls_hold_no_slot_and_all_go_on(live: Live, alice: Person, prying: Evil) -> None:
@@ -99,7 +133,7 @@ def test_the_limit_holds_after_questions(live: Live, alice: Person, prying: Evil
         asked(agent, requestState=state["requestState"], inputResponses=dict.fromkeys(state["inputRequests"], ANSWER))
     [way] = [way for each in pool._upstreams.values() for way in each._ways.values()]
 
-    assert way.slots._value == 1
+    assert way.slots.free == 1
 
 
 def test_a_server_that_dies_while_a_person_thinks_leaves_every_slot(live: Live, alice: Person, prying: Evil) -> None:
@@ -117,6 +151,13 @@ def test_a_server_that_dies_while_a_person_thinks_leaves_every_slot(live: Live, 
 def call() -> dict[str, Any]:
     """A call of the tool that asks."""
     return {"name": "up__pry", "arguments": FORM, "_meta": {META + "clientCapabilities": CAN}}
+
+
+def again(agent: Agent, state: dict[str, Any]) -> dict[str, Any]:
+    """The result of the next round, with the answer."""
+    return asked(
+        agent, requestState=state["requestState"], inputResponses=dict.fromkeys(state["inputRequests"], ANSWER)
+    )
 
 
 def asked(agent: Agent, **more: Any) -> dict[str, Any]:

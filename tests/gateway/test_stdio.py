@@ -19,6 +19,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from apps.auth import services as auth
 from apps.registry import services as registry
 from tests.fixtures import warm
+from tests.fixtures.faults import eventually
 from tests.fixtures.servers import Process, evil_stdio_command, free_port
 from tests.gateway.agent import LEGACY, META, MODERN, offer
 from tests.gateway.conftest import Evil, events
@@ -195,6 +196,23 @@ def test_a_revoked_key_is_refused_within_a_second(alice: Person) -> None:
         time.sleep(1)
         assert pipe.ask(2, "tools/list", {})["error"]["data"]["code"] == "NOT_AUTHENTICATED"
         assert "error" in pipe.ask(3, "tools/call", {"name": "search", "arguments": {"query": ""}})
+    finally:
+        pipe.close()
+
+
+def test_a_call_under_way_ends_when_its_key_is_revoked(alice: Person, evil: Evil) -> None:
+    made = auth.create_key(alice.actor, name="stdio")
+    offer(alice, "up", evil.url, tools=("hang",), timeout_seconds=300.0)
+    pipe = Pipe(environment(GATEHOUSE_KEY=made.plain, GATEHOUSE_EGRESS_ALLOW=allow(evil))).open()
+    try:
+        params = {"name": "up__hang", "arguments": {}}
+        pipe.write({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+        assert eventually(lambda: evil.seen("calls").get("hang") == 1, PATIENCE_SECONDS)
+
+        auth.revoke_key(alice.actor, key_id=made.key.id)
+
+        assert pipe.read()["error"]["data"]["code"] == "NOT_AUTHENTICATED"
+        assert eventually(lambda: evil.seen("cancelled").get("hang") == 1, PATIENCE_SECONDS)
     finally:
         pipe.close()
 

@@ -13,7 +13,7 @@ import pytest
 from apps.core import egress
 from apps.core.errors import BackendTimeout
 from apps.registry.backends import hearing, wire
-from apps.registry.backends.base import Refused, ServerRoute, Upstream, UpstreamError
+from apps.registry.backends.base import Refused, ServerRoute, Unanswered, Upstream, UpstreamError
 from apps.registry.services.routes import connect
 from tests.fixtures import servers
 from tests.fixtures.evil_upstream import SPEAKING
@@ -180,8 +180,9 @@ def test_a_slow_person_does_not_use_up_the_time_of_the_call(legacy: ServerRoute)
         said = await call(upstream, "test_elicitation", Ear(slowly), 3.5, message="Who?")
         assert "action=decline" in text_of(said)
 
-        with pytest.raises(BackendTimeout):
+        with pytest.raises(BackendTimeout) as refused:
             await call(upstream, "test_tool_with_progress", Ear(), 0.05)  # nobody is asked: it holds
+        assert not isinstance(refused.value, Unanswered)
 
     opened(legacy, work, capabilities=CAN)
 
@@ -320,11 +321,29 @@ def test_the_patience_of_a_request_has_an_end(speaking: Evil, monkeypatch: Any) 
             return {}
 
         ear = Ear(think)
-        with pytest.raises(BackendTimeout):
+        with pytest.raises(Unanswered):
             await call(upstream, "ask", ear, 0.5, ids=["x"])
         await ear.until(lambda: ear.cancelled)
 
     opened(evil_route(speaking), work, capabilities=CAN)
+
+
+def test_who_has_answered_is_not_to_blame_for_what_comes_after() -> None:
+    async def story(*, is_late: bool) -> None:
+        limit = asyncio.timeout_at(0)
+        exchange = hearing.Exchange(1, Ear(), None, limit, asyncio.get_running_loop().time() + 0.1)
+        exchange.patience = 0.1
+        exchange.pause()
+        if not is_late:
+            exchange.resume()
+        with pytest.raises(TimeoutError):
+            async with limit:
+                await asyncio.Event().wait()
+        exchange.check_answered()
+
+    asyncio.run(story(is_late=False))
+    with pytest.raises(Unanswered):
+        asyncio.run(story(is_late=True))
 
 
 def impatient(begin: Callable[..., None]) -> Callable[..., None]:

@@ -53,12 +53,14 @@ from apps.auth.services.second_factors import (
 )
 from apps.auth.services.sessions import Tokens, forget_ended, login, logout, refresh_tokens
 from apps.auth.services.signing import prune_signing_keys, published_keys, rotate_signing_key, verifying_keys
+from apps.auth.services.tokens import TokenExpired
 
 __all__ = [
     "Enrolment",
     "NewInvitation",
     "NewKey",
     "Standing",
+    "TokenExpired",
     "Tokens",
     "accept_invitation",
     "activate_user",

@@ -27,6 +27,10 @@ UuidText = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]
 Moment = Annotated[int, Field(ge=0, lt=2**40)]
 
 
+class TokenExpired(NotAuthenticated):
+    """The time of a token is over; nobody has taken it away."""
+
+
 class Claims(BaseModel):
     """What a token of ours says, every part of it present and of its type."""
 
@@ -166,4 +170,12 @@ def _read(kind: type[OurToken], text: str, audience: str) -> Claims:
     try:
         return Claims.model_validate(kind(text, audience=audience).payload)
     except (TokenError, ValidationError) as error:
-        raise NotAuthenticated("This token is not valid here, or it has ended. Sign in again.") from error
+        kind_of_refusal = TokenExpired if _is_expired(error) else NotAuthenticated
+        raise kind_of_refusal("This token is not valid here, or it has ended. Sign in again.") from error
+
+
+def _is_expired(error: BaseException | None) -> bool:
+    """Whether a token was refused for its time alone, which is looked at after its signature."""
+    while error is not None and not isinstance(error, jwt.ExpiredSignatureError):
+        error = error.__cause__
+    return error is not None

@@ -1,15 +1,14 @@
 """Makes the checks of a schema, and a checker only where their cost can be bounded."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
-from pydantic_core import SchemaError, SchemaValidator, core_schema
-
 from apps.core.json_schema.bounds import MOST_STEPS, Check, Exhausted, Fault, NotEnforced, Steps
 from apps.core.json_schema.containers import OF_ARRAYS, OF_OBJECTS, ArrayCheck, ObjectCheck
+from apps.core.json_schema.patterns import MOST_PATTERN_WORK, Pattern, work_of
 from apps.core.json_schema.values import mapping_of, number_of, texts_of
 from apps.core.json_schema.words import (
     all_of,
@@ -27,8 +26,10 @@ from apps.core.json_schema.words import (
 MOST_SCHEMAS = 5_000
 HEAVIEST = 200
 """How many schemas may apply to one and the same place of a value."""
-LONGEST_PATTERN = 1_000
-PATTERN_SECONDS = 0.3
+DEEPEST = 64
+"""How deep a schema may be nested, as it is written."""
+LONGEST_SECONDS = 10.0
+"""How much time of the processor patterns may take. It is a net: what is counted ends far earlier on any machine."""
 
 DRAFTS = ("draft-06/", "draft-07/", "draft/2019-09/", "draft/2020-12/")
 _UNKNOWN = ("$dynamicRef", "$recursiveRef", "unevaluatedProperties", "unevaluatedItems")
@@ -62,7 +63,9 @@ class _Compiler:
         self._seen = 0
         self._referred: dict[str, list[Check]] = {}
         self._weights: dict[int, int] = {}
-        self._until = time.monotonic() + PATTERN_SECONDS
+        self._waiting: list[str] = []
+        self._depth = 0
+        self._patterns: dict[str, Pattern] = {}
         said = root.get("$schema") if isinstance(root, Mapping) else None
         dialect = said if isinstance(said, str) else DRAFTS[-1]
         if not any(draft in dialect for draft in DRAFTS):
@@ -72,6 +75,10 @@ class _Compiler:
     def compiled(self) -> Check:
         """The check of the whole."""
         check = self._make(self._root)
+        while self._waiting:
+            reference = self._waiting.pop()
+            self._referred[reference].append(self._make(self._found(reference)))
+        self._compile_patterns()
         if self._weigh(self._root, ()) > HEAVIEST:
             raise NotEnforced("it demands too much of one place")
         return check
@@ -80,6 +87,8 @@ class _Compiler:
         self._seen += 1
         if self._seen > MOST_SCHEMAS:
             raise NotEnforced(f"it has more than {MOST_SCHEMAS} parts")
+        if self._depth >= DEEPEST:
+            raise NotEnforced(f"it is nested more than {DEEPEST} deep")
         if isinstance(schema, bool):
             return anything if schema else nothing
         if not isinstance(schema, dict):
@@ -91,7 +100,9 @@ class _Compiler:
             return self._refer(schema["$ref"])
         if self._weigh(schema, ()) > HEAVIEST:
             raise NotEnforced("it demands too much of one place")
+        self._depth += 1
         checks = [check for check in self._checks_of(schema) if check is not anything]
+        self._depth -= 1
         return anything if not checks else checks[0] if len(checks) == 1 else partial(all_of, checks)
 
     def _checks_of(self, schema: dict[str, Any]) -> Iterator[Check]:
@@ -162,12 +173,13 @@ class _Compiler:
         return [self._make(each) for each in schemas]
 
     def _refer(self, reference: Any) -> Check:
-        """The check of another part; it may be under way, for parts may hold themselves."""
+        """The check of another part, which is made when the parts around it are: parts may hold themselves."""
         if not isinstance(reference, str):
             raise NotEnforced("a reference of it is no text")
         if reference not in self._referred:
-            slot = self._referred[reference] = []
-            slot.append(self._make(self._found(reference)))
+            self._found(reference)
+            self._referred[reference] = []
+            self._waiting.append(reference)
         return partial(referred, self._referred[reference])
 
     def _found(self, reference: str) -> Any:
@@ -184,21 +196,27 @@ class _Compiler:
                 raise NotEnforced("it refers to something that is not in it")
         return found
 
-    def _pattern(self, pattern: Any) -> Callable[[str], bool]:
+    def _pattern(self, pattern: Any) -> Pattern:
         """A regular expression in an engine whose time is linear in the text."""
-        if not isinstance(pattern, str) or len(pattern) > LONGEST_PATTERN:
-            raise NotEnforced("a pattern of it is too long")
-        if time.monotonic() > self._until:
+        if not isinstance(pattern, str):
+            raise NotEnforced("a pattern of it is no text")
+        return self._patterns.setdefault(pattern, Pattern(pattern))
+
+    def _compile_patterns(self) -> None:
+        until = time.thread_time() + LONGEST_SECONDS
+        if sum(map(work_of, self._patterns)) > MOST_PATTERN_WORK:
             raise NotEnforced("its patterns are too costly")
-        try:
-            return SchemaValidator(core_schema.str_schema(pattern=pattern, strict=True)).isinstance_python
-        except SchemaError as error:
-            raise NotEnforced("a pattern of it cannot be checked in bounded time") from error
+        for pattern in self._patterns.values():
+            if time.thread_time() > until:
+                raise NotEnforced("its patterns take too long")
+            pattern.compile()
 
     def _weigh(self, schema: Any, above: tuple[int, ...]) -> int:
         """How many schemas apply where this one does."""
         if not isinstance(schema, dict):
             return 1
+        if len(above) > HEAVIEST:
+            raise NotEnforced("it demands too much of one place")
         mark = id(schema)
         if mark in above:
             raise NotEnforced("a part of it applies to itself")

@@ -1,9 +1,9 @@
 """The checks of objects and arrays."""
 
-from collections.abc import Callable
 from typing import Any
 
 from apps.core.json_schema.bounds import Check, Fault, Steps
+from apps.core.json_schema.patterns import Pattern
 from apps.core.json_schema.values import frozen, shown
 from apps.core.json_schema.words import anything
 
@@ -23,7 +23,7 @@ class ObjectCheck:
 
     def __init__(
         self, *, required: list[str], properties: dict[str, Check],
-        patterns: list[tuple[Callable[[str], bool], Check]], others: Check, names: Check,
+        patterns: list[tuple[Pattern, Check]], others: Check, names: Check,
         needs: dict[str, list[str]], nested: dict[str, Check], least: Any, most: Any,
     ) -> None:  # fmt: skip
         self.required, self.properties, self.patterns, self.others = required, properties, patterns, others
@@ -51,8 +51,8 @@ class ObjectCheck:
             return self.others(inner, steps) if known is None else None
         steps.take(len(self.patterns) * (1 + len(name) // 100))
         is_known = known is not None
-        for matches, check in self.patterns:
-            if matches(name):
+        for pattern, check in self.patterns:
+            if pattern.matches(name):
                 is_known = True
                 if (fault := check(inner, steps)) is not None:
                     return fault

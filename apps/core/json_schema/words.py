@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from apps.core.json_schema.bounds import Check, Fault, NotEnforced, Steps
+from apps.core.json_schema.patterns import Pattern
 from apps.core.json_schema.values import frozen, is_integer, is_number, number_of
 
 INEXACT = 1e-9
@@ -102,11 +103,11 @@ def _multiple(of: Any, value: Any, steps: Steps) -> Fault | None:
     return None if is_multiple else ("", f"must be a multiple of {of}")
 
 
-def fits_pattern(matches: Callable[[str], bool], value: Any, steps: Steps) -> Fault | None:
+def fits_pattern(pattern: Pattern, value: Any, steps: Steps) -> Fault | None:
     if type(value) is not str:
         return None
     steps.take(1 + len(value) // 100)
-    return None if matches(value) else ("", "must match its pattern")
+    return None if pattern.matches(value) else ("", "must match its pattern")
 
 
 # Several at one place -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from apps.gateway.services.bundles import (
     update_bundle,
     update_item,
 )
-from apps.gateway.services.calls import call_tool, complete, get_prompt, read_resource
+from apps.gateway.services.calls import call_tool, check_may_call, complete, get_prompt, read_resource
 from apps.gateway.services.catalogue import (
     INSTRUCTIONS,
     forget_snapshots,
@@ -57,6 +57,7 @@ __all__ = [
     "breaker_state",
     "call_tool",
     "cancel_task",
+    "check_may_call",
     "close_upstreams",
     "complete",
     "connect_bundle",

@@ -51,6 +51,13 @@ async def call_tool(
         return result
 
 
+async def check_may_call(actor: Actor, *, name: str, bundle: str = EVERYTHING) -> None:
+    """Raise UnknownTool or NotPermitted where a call of this tool would be refused now; NotFound without the bundle."""
+    ask = Ask(bundle=bundle)
+    view = await _view(actor, ask)
+    check_decision(actor, view.tools.get(name) or await _denied_tool(actor, name, ask))
+
+
 async def get_prompt(
     actor: Actor, *, name: str, arguments: Mapping[str, Any] | None = None, ask: Ask = NOBODY
 ) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from apps.gateway.services.asking import Ask, TakesTasks
 from apps.gateway.services.catalogue import view_for
 from apps.gateway.services.errands import Errand, ask_server, caller_of
 from apps.gateway.services.offers import UnknownTool
+from apps.gateway.services.outages import unanswered
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import wrong
 from apps.gateway.services.rounds import Misbehaved, ask_all
@@ -53,6 +54,8 @@ async def drive(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any],
         async with asyncio.timeout(LONGEST_SECONDS):
             return await task.result(), route
     except TimeoutError as error:
+        if task.is_asking:
+            raise unanswered(route) from error
         raise BackendTimeout(
             f"The server {route.slug} did not end the task of this call within {LONGEST_SECONDS:g} seconds."
             " It was told to stop.", details={"server": route.slug},
@@ -75,6 +78,7 @@ class _Driven:
     route: registry.ServerRoute
     answered: set[str] = field(default_factory=set)
     has_ended: bool = False
+    is_asking: bool = False
 
     async def result(self) -> dict[str, Any]:
         """The result of the call, as soon as there is one."""
@@ -128,12 +132,15 @@ class _Driven:
         new = {name: question for name, question in questions.items() if name not in self.answered}
         if not new:
             return
-        self.errand.was_asked = True
+        self.errand.was_asked = self.is_asking = True
         try:
             answers = await ask_all(self.ask.client, new)
+        except registry.Unanswered as error:
+            raise unanswered(self.route) from error
         except Misbehaved as error:
             raise wrong(self.route, str(error)) from error
         self.answered.update(new)
+        self.is_asking = False
         await self._send("tasks/update", {"inputResponses": answers})
 
     async def _send(self, method: str, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from apps.core.threads import in_thread
 from apps.gateway.services.asking import NEEDED_FOR, Ask, Client
 from apps.gateway.services.hearing import CallListener, note_refusal
 from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
+from apps.gateway.services.outages import unanswered
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import wrong
 from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, park
@@ -90,6 +91,8 @@ async def ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, 
         if client.is_modern and not route.is_modern and _can_be_asked(client.capabilities):
             return await park(ask, place, start), route
         return await converse(ask, place, send), route
+    except registry.Unanswered as error:
+        raise unanswered(route) from error
     except Misbehaved as error:
         if error.refused and isinstance(error.__cause__, registry.Refused):
             await note_refusal(route, error.refused, error.__cause__)

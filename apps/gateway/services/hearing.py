@@ -40,18 +40,20 @@ class CallListener:
         ):
             (self.parked.tell if self.parked else client.notify)(method, params)
 
-    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a question to the client, if it may be asked; a refusal is in the journal."""
-        client = self._client
+    async def check(self, method: str, params: Mapping[str, Any]) -> None:
+        """Raise Refused for what the client may not be asked; the refusal is in the journal."""
         try:
-            check_question(client, method, params)
+            check_question(self._client, method, params)
         except registry.Refused as refusal:
             await note_refusal(self._route, method, refusal)
             raise
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a question to the client, which may be asked it."""
         self.has_asked = True
         if self.parked is not None:
             return await self.parked.asked(method, params)
-        return await client.ask(method, params)
+        return await self._client.ask(method, params)
 
 
 class BesideCalls:

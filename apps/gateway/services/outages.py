@@ -46,9 +46,18 @@ def crowded(route: registry.ServerRoute) -> Crowded:
     )
 
 
+def unanswered(route: registry.ServerRoute) -> registry.Unanswered:
+    """The error of a call whose client was asked something, and did not answer."""
+    return registry.Unanswered(
+        f"The server {route.slug} asked a question in the middle of this call, and nobody answered it in time: the call"
+        " was given up. Call again when somebody is there to answer.",
+        details={"server": route.slug},
+    )
+
+
 def is_outage(error: BackendError) -> bool | None:
-    """Whether the server as a whole is at fault: it did not answer, or broke off. None: nothing was asked of it."""
-    if isinstance(error, Busy | Paused):
+    """Whether the server as a whole is at fault: it did not answer, or broke off. None: this says nothing of it."""
+    if isinstance(error, Busy | Paused | registry.Unanswered):
         return None
     if isinstance(error, registry.UpstreamError) or isinstance(error.__cause__, TooLarge):
         return False
@@ -61,6 +70,8 @@ def named(error: BackendError, route: registry.ServerRoute) -> BackendError:
     kind: type[BackendError] = BackendError
     if isinstance(error, registry.UpstreamError):
         return ServerRefused(error, route)
+    if isinstance(error, registry.Unanswered):
+        return unanswered(route)
     if isinstance(error, BackendTimeout):
         kind = BackendTimeout
         message = f"The server {route.slug} did not answer within {route.timeout_seconds:g} seconds. {again}"

@@ -21,7 +21,7 @@ from apps.core.threads import in_thread
 from apps.gateway.services.asking import Client, told_to_servers, what_may_be_asked
 from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import busy, crowded, named
-from apps.gateway.services.slots import Absent
+from apps.gateway.services.slots import Absent, ChecksFirst
 from apps.gateway.services.ways import Caller, Link, Way
 from apps.registry import services as registry
 
@@ -50,7 +50,7 @@ class Upstreams:
 
     async def request(
         self, server_id: UUID, revision: int, caller: Caller, method: str, params: Mapping[str, Any],
-        *, listener: registry.Listener | None = None,
+        *, listener: ChecksFirst | None = None,
     ) -> tuple[dict[str, Any], registry.ServerRoute]:  # fmt: skip
         """Make one request to a server and give its result with the route it took.
 
@@ -159,6 +159,8 @@ class Upstreams:
             return await link.upstream.request(
                 method, params, timeout_seconds=left, listener=listener, capabilities=told_to_servers(caller.client)
             )
+        except registry.Unanswered:
+            raise
         except BackendTimeout as error:
             share = budget.current()
             if share is not None and share.is_held_up:

@@ -28,6 +28,8 @@ from apps.gateway.services.sealing import seal, unseal
 from apps.registry import services as registry
 
 STATE_SECONDS = 600
+ANSWER_SECONDS = 600.0
+"""How long a client of the older era may take to answer what a result asks."""
 MOST_ROUNDS = 8
 MOST_QUESTIONS = 16
 MOST_PARKED_OF_ONE = 8
@@ -130,13 +132,19 @@ def _is_question(asked: Any) -> bool:
 
 
 async def ask_all(client: Client, questions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Put the questions of a result to a client of the older era, one after the other; raises Misbehaved."""
+    """Put the questions of a result to a client of the older era, one after the other.
+
+    Raises Misbehaved, or Unanswered.
+    """
     answers: dict[str, Any] = {}
-    for name, question in questions.items():
-        try:
-            answers[name] = await client.ask(question["method"], question.get("params") or {})
-        except registry.Refused as refusal:
-            raise Misbehaved(f"it asked the client, which refused: {refusal.message}") from refusal
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            for name, question in questions.items():
+                answers[name] = await client.ask(question["method"], question.get("params") or {})
+    except registry.Refused as refusal:
+        raise Misbehaved(f"it asked the client, which refused: {refusal.message}") from refusal
+    except TimeoutError as error:
+        raise registry.Unanswered from error
     return answers
 
 
@@ -342,7 +350,8 @@ async def converse(
 ) -> dict[str, Any]:
     """Carry a call through its rounds: `send` makes one with these further params and gives what the server says.
 
-    Gives a complete result; to a client of 2026-07-28 also one that asks, with our own state. Raises Misbehaved.
+    Gives a complete result; to a client of 2026-07-28 also one that asks, with our own state. Raises Misbehaved
+    or Unanswered.
     """
     more: dict[str, Any] = {}
     if ask.request_state is not None:

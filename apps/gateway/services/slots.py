@@ -1,10 +1,10 @@
 """The calls that a server takes at the same time, and what becomes of a call's place while its client is asked."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from apps.core import egress
@@ -14,8 +14,58 @@ from apps.registry import services as registry
 MOST_ABSENT_OF_ONE = 8
 MOST_ABSENT_OF_ORGANIZATION = egress.POOL_SIZE // 4
 MOST_ABSENT = egress.POOL_SIZE // 2
+RETURN_SECONDS = 5.0
+"""How long an answer is held back until there is a slot for what its server does with it: longer than most calls take,
+and much shorter than a call may take that waits at a server for this very answer."""
 Owner = tuple[UUID, str]
 """An organisation, and a caller in it."""
+
+
+class ChecksFirst(registry.Listener, Protocol):
+    """The listener of a call, which knows beforehand what may not be asked."""
+
+    async def check(self, method: str, params: Mapping[str, Any]) -> None:
+        """Raise registry.Refused for a question that is not put to anybody."""
+
+
+class Slots:
+    """So many at the same time; whoever comes back from a question is let in before whoever is new."""
+
+    def __init__(self, most: int) -> None:
+        self.free = most
+        self._new: deque[asyncio.Future[None]] = deque()
+        self._back: deque[asyncio.Future[None]] = deque()
+
+    async def take(self, deadline: float, *, is_back: bool = False) -> bool:
+        """Wait for a slot; False where none was free in time."""
+        if self.free:  # then nobody waits: a slot that is given back goes to whoever does
+            self.free -= 1
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue = self._back if is_back else self._new
+        queue.append(turn)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await turn
+        except BaseException as error:
+            if turn.cancelled():
+                queue.remove(turn)
+            else:
+                self.give()  # it came in the very moment in which we left
+            if isinstance(error, TimeoutError):
+                return False
+            raise
+        return True
+
+    def give(self) -> None:
+        """Give a slot back, to whoever waits first."""
+        for queue in (self._back, self._new):
+            for turn in list(queue):
+                if not turn.done():
+                    queue.remove(turn)
+                    turn.set_result(None)
+                    return
+        self.free += 1
 
 
 class Absent:
@@ -45,15 +95,15 @@ class Absent:
 class Slot:
     """One of the calls that a server takes at the same time, as the listener of that call.
 
-    While the call's client is asked something, which may take a person minutes, others may have the slot. When there is
-    an answer the call goes on: with a slot if one is free, else beside them. So a server may have more calls than its
-    limit for a while, by as many as may be absent; what is beyond that keeps its slot.
+    While the call's client is asked something, which may take a person minutes, others may have the slot. The answer
+    is handed to the server when there is a slot again, before whoever is new, or after some seconds without one: the
+    server may be one that does nothing else until it has the answer. See decision 0022.
     """
 
-    slots: asyncio.Semaphore
+    slots: Slots
     absent: Absent
     owner: Owner
-    listener: registry.Listener | None = None
+    listener: ChecksFirst | None = None
     is_held: bool = True
     is_over: bool = False
     asked_now: int = 0
@@ -64,26 +114,47 @@ class Slot:
             self.listener.notified(method, params)
 
     async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a question, without the slot."""
+        """Put a question, without the slot; one that may not be put at all leaves it where it is."""
         if self.listener is None:
             raise registry.Refused(NOT_DECLARED, "Nobody listens to this call.")
+        await self.listener.check(method, params)
+        self._leave()
+        seconds = RETURN_SECONDS
+        try:
+            return await self.listener.asked(method, params)
+        except asyncio.CancelledError:
+            seconds = 0.0  # the server does not wait for this any more
+            raise
+        finally:
+            self.asked_now -= 1
+            await self._come_back(seconds)
+
+    def _leave(self) -> None:
         self.asked_now += 1
         if self.is_held and not self.is_over and self.absent.add(self.owner):
             self.is_held = False
-            self.slots.release()
-        try:
-            return await self.listener.asked(method, params)
-        finally:
-            self.asked_now -= 1
-            if not (self.asked_now or self.is_held or self.is_over or self.slots.locked()):
-                await self.slots.acquire()  # at once, for one is free
-                self.is_held = True
-                self.absent.remove(self.owner)
+            self.slots.give()
+
+    async def _come_back(self, seconds: float) -> None:
+        """Take a slot again, where one is free in time and nobody else is asked."""
+        if self._is_settled() or not (self.slots.free or seconds):
+            return
+        if not await self.slots.take(asyncio.get_running_loop().time() + seconds, is_back=True):
+            return
+        if self._is_settled():  # since then
+            self.slots.give()
+            return
+        self.is_held = True
+        self.absent.remove(self.owner)
+
+    def _is_settled(self) -> bool:
+        """Whether it needs no slot: it has one, has ended, or somebody is still asked."""
+        return self.is_held or self.is_over or self.asked_now > 0
 
     def end(self) -> None:
         """The call has ended."""
         self.is_over = True
         if self.is_held:
-            self.slots.release()
+            self.slots.give()
         else:
             self.absent.remove(self.owner)

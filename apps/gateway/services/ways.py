@@ -24,7 +24,7 @@ from apps.gateway.services.asking import Client, Silent, what_may_be_asked
 from apps.gateway.services.breaker import Breaker
 from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import Paused, busy, is_outage
-from apps.gateway.services.slots import Absent, Slot
+from apps.gateway.services.slots import Absent, ChecksFirst, Slot, Slots
 from apps.registry import services as registry
 
 SESSION_IDLE_SECONDS = 300.0
@@ -98,7 +98,7 @@ class Way:
         """Use this route from now on; what was known of the old one's failures does not count against it."""
         self.route = route
         self.revision = revision
-        self.slots = asyncio.Semaphore(route.max_concurrency)
+        self.slots = Slots(route.max_concurrency)
         self.breaker = Breaker(route.slug, is_outage=is_outage)
         self.agreement = Agreement(route, self.breaker, self._start)
 
@@ -113,17 +113,11 @@ class Way:
         return f"key:{caller.key}:{what_may_be_asked(caller.client.capabilities)}", KEY_IDLE_SECONDS
 
     @asynccontextmanager
-    async def slot(self, caller: Caller, deadline: float, listener: registry.Listener | None) -> AsyncIterator[Slot]:
+    async def slot(self, caller: Caller, deadline: float, listener: ChecksFirst | None) -> AsyncIterator[Slot]:
         """One of the calls that the server takes at the same time; raises Busy where none is free in time."""
         slots = self.slots
-        try:
-            if slots.locked():
-                async with asyncio.timeout_at(deadline):
-                    await slots.acquire()
-            else:
-                await slots.acquire()
-        except TimeoutError as error:
-            raise busy(self.route) from error
+        if not await slots.take(deadline):
+            raise busy(self.route)
         slot = Slot(slots, self._absent, (self.route.organization_id, caller.key), listener)
         try:
             yield slot

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from apps.core.errors import BackendError
+from apps.core.errors import BackendError, BackendTimeout
 
 NEWEST = "2026-07-28"
 ParamHeaders = tuple[tuple[tuple[str, ...], str], ...]
@@ -68,6 +68,10 @@ class HttpRefusal(BackendError):
         self.http_status = http_status
 
 
+class Unanswered(BackendTimeout):
+    """A server asked the caller something in the middle of a request, and nobody answered while its time ran out."""
+
+
 class Refused(Exception):
     """What a listener raises where it does not answer a question: the JSON-RPC error that the server gets."""
 
@@ -124,8 +128,9 @@ class Upstream(Protocol):
         is asked something, the time limit stands still, for ten minutes at most. `capabilities` are what the caller can
         do; only 2026-07-28 says so with each request.
 
-        Raises UpstreamError for a JSON-RPC error, BackendTimeout when the whole exchange took longer, BackendDown when
-        the server cannot be reached or ended, BackendError for an answer that breaks the protocol or the size limit.
+        Raises UpstreamError for a JSON-RPC error, BackendTimeout when the whole exchange took longer, Unanswered when
+        the time was up while the listener was asked, BackendDown when the server cannot be reached or ended,
+        BackendError for an answer that breaks the protocol or the size limit.
         """
 
     async def listen(self, notices: Mapping[str, Any], listener: Listener) -> None:

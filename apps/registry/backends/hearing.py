@@ -18,7 +18,7 @@ from uuid import UUID
 from apps.core import budget
 from apps.core.errors import BackendError
 from apps.registry.backends import masking, wire
-from apps.registry.backends.base import Listener, Refused
+from apps.registry.backends.base import Listener, Refused, Unanswered
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +91,19 @@ class Exchange:
 
     def resume(self) -> None:
         """There is an answer: the limit runs on, if nobody else is being asked."""
+        if self.limit.expired():
+            return  # it comes too late
         self.pauses -= 1
         if not self.pauses:
             waited = min(asyncio.get_running_loop().time() - self.paused_at, self.patience)
             self.patience -= waited
             self.deadline += waited
             self._move(self.deadline)
+
+    def check_answered(self) -> None:
+        """Raise Unanswered where the time was up while somebody was asked: the server waited, as we did."""
+        if self.pauses and self.limit.expired():
+            raise Unanswered
 
     def _move(self, when: float) -> None:
         with suppress(RuntimeError):  # it has ended, or the time was up, just now

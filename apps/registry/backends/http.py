@@ -230,8 +230,13 @@ class StreamableHttp:
                 message = await self.message_of(response, number, voice, exchange)
                 if headers_out is not None:
                     headers_out["Mcp-Session-Id"] = response.headers.get("Mcp-Session-Id", "")
-        except (BackendTimeout, asyncio.CancelledError):
+        except asyncio.CancelledError:
             self._tell_cancelled(number, voice)
+            raise
+        except BackendTimeout:
+            self._tell_cancelled(number, voice)
+            if exchange is not None:
+                exchange.check_answered()
             raise
         except TooLarge as error:
             raise BackendError(

@@ -178,6 +178,8 @@ class Sse:
                 message = (await answer).counted()
         except TimeoutError as error:
             self._tell_cancelled(number, method)
+            if exchange is not None:
+                exchange.check_answered()
             raise BackendTimeout(f"{self._route.slug} did not answer within {seconds:g} seconds.") from error
         except asyncio.CancelledError:
             self._tell_cancelled(number, method)

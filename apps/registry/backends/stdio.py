@@ -115,6 +115,8 @@ class Stdio:
         except TimeoutError as error:
             self._tell_cancelled(number, method)
             self._check_reading()
+            if exchange is not None:
+                exchange.check_answered()
             raise BackendTimeout(f"{self._route.slug} did not answer within {timeout_seconds:g} seconds.") from error
         except asyncio.CancelledError:
             self._tell_cancelled(number, method)

@@ -1,6 +1,15 @@
 """Every verb of servers, of what they offer and of how they are reached."""
 
-from apps.registry.backends.base import Hello, HttpRefusal, Listener, Refused, ServerRoute, Upstream, UpstreamError
+from apps.registry.backends.base import (
+    Hello,
+    HttpRefusal,
+    Listener,
+    Refused,
+    ServerRoute,
+    Unanswered,
+    Upstream,
+    UpstreamError,
+)
 from apps.registry.backends.masking import secrets_of, without_secrets
 from apps.registry.backends.wire import MODERN, TASKS, declares_tasks
 from apps.registry.models import CapabilityKind
@@ -64,6 +73,7 @@ __all__ = [
     "ServerRoute",
     "ServerState",
     "Step",
+    "Unanswered",
     "Unavailable",
     "Upstream",
     "UpstreamError",

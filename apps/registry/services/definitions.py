@@ -109,7 +109,7 @@ def _refusal_of_tool(definition: dict[str, Any]) -> str:
 def warnings_of(definition: Mapping[str, Any], *, until: float = math.inf) -> list[dict[str, str]]:
     """What looks wrong in a definition, for people to judge: its texts, and schemas that nobody can hold it to.
 
-    After `until`, of the monotonic clock, no schema is tried any more, which is said.
+    After `until`, of the clock of this thread's work, no schema is tried any more, which is said.
     """
     found: dict[str, dict[str, str]] = {}
     for path, text in _texts(definition):
@@ -123,7 +123,7 @@ def warnings_of(definition: Mapping[str, Any], *, until: float = math.inf) -> li
 
 def _unenforced(definition: Mapping[str, Any], until: float) -> Iterator[dict[str, str]]:
     for key in ("inputSchema", "outputSchema"):
-        if key in definition and time.monotonic() > until:
+        if key in definition and time.thread_time() > until:
             message = f"Whether its {key} can be enforced was not tried: the server's other schemas took too long."
             yield {"code": "not_tried", "message": message, "where": key}
             continue

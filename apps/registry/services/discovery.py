@@ -43,7 +43,8 @@ DISCOVER = "registry.discover"
 LONGEST_INSTRUCTIONS = 20_000
 LARGEST_INFO_BYTES = 16_384
 SCHEMAS_SECONDS = 10.0
-"""How long it is tried, in one discovery, whether schemas can be enforced; one schema may take a third of a second."""
+"""How much time of the processor it may take, in one discovery, to try whether schemas can be enforced. What is not
+tried has a warning that says so, and is enforced all the same where it can be."""
 LONGEST_ERROR = 500
 MOST_NOTED = 500
 _OPEN_STATES = ("running", "pending")
@@ -163,7 +164,7 @@ def _keep(actor: Actor, before: Server, reading: Reading, seconds: float) -> dic
 
 def _judge(reading: Reading, outcome: _Outcome) -> dict[str, dict[str, _Judged]]:
     """The definitions that are taken, by kind and name; the others are noted with the reason."""
-    until = time.monotonic() + SCHEMAS_SECONDS
+    until = time.thread_time() + SCHEMAS_SECONDS
     return {kind: _accepted(kind, items, outcome, until) for kind, items in reading.items.items()}
 
 
