@@ -49,6 +49,8 @@ class CallListener:
             await note_refusal(self._route, method, refusal)
             raise
         self.has_asked = True
+        if "task" in params:  # by which the client would answer with a task, and nobody has told the server that it may
+            params = {name: value for name, value in params.items() if name != "task"}
         if self.parked is not None:
             return await self.parked.asked(method, params)
         return await client.ask(method, params)

@@ -57,6 +57,7 @@ class Slot:
     is_held: bool = True
     is_over: bool = False
     asked_now: int = 0
+    is_waiting: bool = False
 
     def notified(self, method: str, params: Mapping[str, Any]) -> None:
         """Hear a notification."""
@@ -68,17 +69,25 @@ class Slot:
         if self.listener is None:
             raise registry.Refused(NOT_DECLARED, "Nobody listens to this call.")
         self.asked_now += 1
-        if self.is_held and not self.is_over and self.absent.add(self.owner):
-            self.is_held = False
-            self.slots.release()
+        self._leave()
         try:
             return await self.listener.asked(method, params)
         finally:
             self.asked_now -= 1
-            if not (self.asked_now or self.is_held or self.is_over or self.slots.locked()):
+            if not (self.asked_now or self.is_waiting or self.is_held or self.is_over or self.slots.locked()):
                 await self.slots.acquire()  # at once, for one is free
                 self.is_held = True
                 self.absent.remove(self.owner)
+
+    def leave(self) -> None:
+        """The call only waits for what another one has begun: others may have the slot until it ends."""
+        self.is_waiting = True
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.is_held and not self.is_over and self.absent.add(self.owner):
+            self.is_held = False
+            self.slots.release()
 
     def end(self) -> None:
         """The call has ended."""
