@@ -9,7 +9,7 @@ from apps.core import budget
 from apps.core.actor import Actor
 from apps.gateway import services as gateway
 from apps.registry import services as registry
-from config.mcp_messages import INTERNAL_ERROR, META, METHOD_NOT_FOUND, Message, call_message, malformed
+from config.mcp_messages import HAS_TASKS, INTERNAL_ERROR, META, METHOD_NOT_FOUND, Message, call_message, malformed
 from config.mcp_sessions import Session
 
 _TRAVELS = ("progressToken", "traceparent", "tracestate", "baggage", META + "logLevel")
@@ -85,7 +85,24 @@ class Exchange:
         if not (answers is None or isinstance(answers, dict)) or not (state is None or isinstance(state, str)):
             raise malformed("inputResponses is an object and requestState a text.")
         meta = {name: value for name, value in self.message.meta.items() if name in _TRAVELS}
-        return gateway.Ask(self, self.endpoint, self.bundle, meta, answers, state, self.share)
+        return gateway.Ask(self, self.endpoint, self.bundle, meta, answers, state, self.share, self._task())
+
+    @property
+    def has_early_tasks(self) -> bool:
+        """Whether its revision has the tasks that were experimental in it."""
+        return self.session is not None and self.session.version == HAS_TASKS
+
+    def _task(self) -> dict[str, Any] | None:
+        """What is said of the task that a call is to be; raises RpcError."""
+        if not self.has_early_tasks or self.message.method != "tools/call":
+            return None
+        task = self.mapping("task")
+        if task is None:
+            return None
+        ttl = task.get("ttl")
+        if not (ttl is None or (type(ttl) in (int, float) and ttl >= 0)):
+            raise malformed("The ttl of a task is a number of milliseconds.")
+        return {} if ttl is None else {"ttl": ttl}
 
     def text(self, name: str) -> str:
         """A parameter that has to be a text; raises RpcError."""

@@ -23,6 +23,8 @@ from apps.core.errors import (
 MODERN = "2026-07-28"
 LEGACY = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 """The revisions that begin with `initialize`, oldest first."""
+HAS_TASKS = "2025-11-25"
+"""The one of them in which a client may ask for a call to be a task."""
 
 INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32600, -32601, -32602, -32603
 RESOURCE_NOT_FOUND = -32002

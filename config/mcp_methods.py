@@ -19,6 +19,7 @@ from apps.gateway.services.results import size_of
 from apps.registry import services as registry
 from config.mcp_exchange import Exchange
 from config.mcp_messages import (
+    HAS_TASKS,
     INVALID_PARAMS,
     LEGACY,
     METHOD_NOT_FOUND,
@@ -53,7 +54,7 @@ Method = Callable[[Exchange], Awaitable[bytes]]
 async def answer(exchange: Exchange) -> bytes:
     """The answer to a request; raises RpcError, and nothing else that has a name."""
     method = exchange.message.method
-    found = (MODERN_METHODS if exchange.is_modern else LEGACY_METHODS).get(method)
+    found = _methods_of(exchange).get(method)
     if found is None:
         raise RpcError(METHOD_NOT_FOUND, f"There is no method {method[:100]} here.", {"method": method[:100]})
     try:
@@ -62,6 +63,8 @@ async def answer(exchange: Exchange) -> bytes:
         raise RpcError(error.rpc_code, getattr(error, "said", error.message), error.data) from error
     except gateway.UnknownResource as error:
         raise _no_resource(exchange, error) from error
+    except gateway.TaskForbidden as error:
+        raise RpcError(METHOD_NOT_FOUND, error.message, as_rpc_error(error).data) from error
     except ServiceError as error:
         raise as_rpc_error(error) from error
     except (OperationalError, InterfaceError) as error:
@@ -71,6 +74,12 @@ async def answer(exchange: Exchange) -> bytes:
     except Exception as error:
         logger.exception("A request failed.")
         raise as_rpc_error(ServiceError()) from error
+
+
+def _methods_of(exchange: Exchange) -> Mapping[str, Method]:
+    if exchange.is_modern:
+        return MODERN_METHODS
+    return EARLY_TASK_METHODS if exchange.has_early_tasks else LEGACY_METHODS
 
 
 def _no_resource(exchange: Exchange, error: NotFound) -> RpcError:
@@ -108,6 +117,10 @@ def _capabilities() -> dict[str, Any]:
     }  # fmt: skip
 
 
+_EARLY_TASKS: Mapping[str, Any] = {"tasks": {"cancel": {}, "requests": {"tools": {"call": {}}}}}
+"""There is no list of tasks: nothing is kept of them by which they could be listed."""
+
+
 def needs_tasks() -> RpcError:
     """The refusal of a client that has not declared the extension of tasks."""
     said = f"This needs a client that declares the extension {registry.TASKS}."
@@ -126,8 +139,9 @@ async def hello(actor: Actor, params: Mapping[str, Any], bundle: str) -> tuple[s
         raise malformed(f"What a client says of itself may have at most {LARGEST_HELLO} bytes.")
     version = asked if asked in LEGACY else LEGACY[-1]
     view = await gateway.view_for(actor, bundle=bundle)
+    capabilities = {**_capabilities(), **(_EARLY_TASKS if version == HAS_TASKS and view.takes_tasks else {})}
     said: dict[str, Any] = {
-        "protocolVersion": version, "capabilities": _capabilities(), "serverInfo": _info_of(view),
+        "protocolVersion": version, "capabilities": capabilities, "serverInfo": _info_of(view),
     }  # fmt: skip
     if view.instructions:
         said["instructions"] = view.instructions
@@ -189,28 +203,30 @@ async def _call(exchange: Exchange) -> bytes:
     name, arguments = params.get("name"), params.get("arguments")
     if not isinstance(name, str) or not name or not (arguments is None or isinstance(arguments, dict)):
         raise malformed("tools/call takes a name and an object of arguments.")
+    ask = exchange.as_ask()
     try:
-        result = await gateway.call_tool(exchange.actor, name=name, arguments=arguments, ask=exchange.as_ask())
-    except gateway.UnknownTool:
+        result = await gateway.call_tool(exchange.actor, name=name, arguments=arguments, ask=ask)
+    except RpcError:
         raise
-    except registry.UpstreamError as error:
-        if error.rpc_code in _VERBATIM:
-            raise
-        result = error_result(error)
-    except InvalidInput as error:
-        if "requestState" in error.details.get("fields", {}):
-            raise
-        result = error_result(error)
     except ServiceError as error:
+        if _is_for_programs(error, ask):
+            raise
         result = error_result(error)
     except (OperationalError, InterfaceError) as error:
         result = error_result(as_outage(error) or ServiceError())
-    except RpcError:
-        raise
     except Exception:
         logger.exception("A tool call failed.")
         result = error_result(ServiceError())
     return _result(exchange, result if exchange.is_modern else _in_older_words(result))
+
+
+def _is_for_programs(error: ServiceError, ask: gateway.Ask) -> bool:
+    """Whether a failed call is answered with an error: a model reads the others as a result, if a result is awaited."""
+    if isinstance(error, gateway.UnknownTool) or ask.task is not None:
+        return True
+    if isinstance(error, registry.UpstreamError):
+        return error.rpc_code in _VERBATIM
+    return isinstance(error, InvalidInput) and "requestState" in error.details.get("fields", {})
 
 
 def _in_older_words(result: dict[str, Any]) -> dict[str, Any]:
@@ -277,6 +293,30 @@ async def _cancel_task(exchange: Exchange) -> bytes:
     )
 
 
+async def _early_task_id(exchange: Exchange) -> str:
+    """The task of 2025-11-25 that a request is about; raises RpcError where no tool here is called as a task."""
+    view = await gateway.view_for(exchange.actor, bundle=exchange.bundle)
+    if not view.takes_tasks:
+        raise RpcError(METHOD_NOT_FOUND, "No tool here is called as a task.", {"method": exchange.message.method})
+    return exchange.text("taskId")
+
+
+async def _get_early_task(exchange: Exchange) -> bytes:
+    task_id = await _early_task_id(exchange)
+    return _result(exchange, await gateway.get_early_task(exchange.actor, task_id=task_id, ask=exchange.as_ask()))
+
+
+async def _get_early_result(exchange: Exchange) -> bytes:
+    task_id = await _early_task_id(exchange)
+    result = await gateway.get_early_result(exchange.actor, task_id=task_id, ask=exchange.as_ask())
+    return _result(exchange, result)
+
+
+async def _cancel_early_task(exchange: Exchange) -> bytes:
+    task_id = await _early_task_id(exchange)
+    return _result(exchange, await gateway.cancel_early_task(exchange.actor, task_id=task_id, ask=exchange.as_ask()))
+
+
 # What sessions keep ------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +347,10 @@ _BOTH: Mapping[str, Method] = {
 LEGACY_METHODS: Mapping[str, Method] = {
     **_BOTH, "ping": _ping, "logging/setLevel": _set_level, "resources/subscribe": _subscribe,
     "resources/unsubscribe": _unsubscribe,
+}  # fmt: skip
+EARLY_TASK_METHODS: Mapping[str, Method] = {
+    **LEGACY_METHODS, "tasks/get": _get_early_task, "tasks/result": _get_early_result,
+    "tasks/cancel": _cancel_early_task,
 }  # fmt: skip
 MODERN_METHODS: Mapping[str, Method] = {
     **_BOTH, "server/discover": _discover,

@@ -96,6 +96,18 @@ def by_typescript(url: str, key: str, tool: str, arguments: dict[str, Any]) -> l
     return attempts
 
 
+def researching(url: str, key: str, tool: str) -> list[dict[str, Any]]:
+    """What both TypeScript SDKs see of a tool that is called as a task, version 1 by asking for one as well."""
+    script = node_tools.NODE_FOLDER / "research.mjs"
+    done = subprocess.run(
+        [node_tools.node(), str(script), url, key, tool],
+        env=node_tools.node_environment(), capture_output=True, text=True, timeout=2 * SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen: list[dict[str, Any]] = json.loads(done.stdout)
+    return seen
+
+
 # Over standard streams -------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "get-tiny-image": {},
     "get-structured-content": {"location": "Chicago"},
 }
+RESEARCH = "simulate-research-query"
+"""What the reference server carries out as a task alone."""
 LETTER = "Dear Alice, all is well. \N{CHECK MARK}"
 WRONG_CALLS: dict[str, dict[str, Any]] = {
     "get-resource-reference": {"resourceType": "Text", "resourceId": -1},
@@ -253,6 +255,35 @@ def definitions(url: str, key: str, era: str) -> dict[str, dict[str, Any]]:
             return {tool.name: tool.model_dump(mode="json", by_alias=True, exclude={"name"}) for tool in tools}
 
     return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("transport", SERVERS)
+def test_a_tool_that_needs_a_task_is_called_by_every_client(platform, transport, request):
+    server = request.getfixturevalue(transport)
+    key = platform.provision()["keys"]["developer"]
+    topic = "the tides" if transport == "over_stdio" else "the moon"
+    arguments = {"topic": topic, "ambiguous": False}
+
+    answers = [call(f"{platform.url}/mcp", key, f"{server['slug']}__{RESEARCH}", arguments, era) for era in ERAS]
+
+    for answer in answers:
+        assert in_words_of_the_protocol(answer)["content"][0]["text"].startswith(f"# Research Report: {topic}\n")
+
+
+def test_both_typescript_sdks_are_asked_in_a_task_and_one_of_them_has_it_itself(platform, over_http):
+    key = platform.provision()["keys"]["developer"]
+
+    seen = strangers.researching(f"{platform.url}/mcp", key, f"everything__{RESEARCH}")
+
+    assert [each["revision"] for each in seen] == ["2025-11-25", "2025-11-25", "2026-07-28", "2026-07-28"]
+    assert all(each["text"].startswith("# Research Report: tasks (technical)\n") for each in seen)
+    assert seen[0]["execution"] == {"taskSupport": "optional"}
+    began, *looks, done = seen[0]["messages"]
+    assert (began["type"], began["status"]) == ("taskCreated", "working")
+    assert {each["type"] for each in looks} == {"taskStatus"}
+    assert [looks[0]["status"], looks[-1]["status"]] == ["working", "input_required"]
+    assert done["text"].startswith("# Research Report: tasks (technical)\n")
+    assert done["related"] == began["task"]
 
 
 @pytest.mark.parametrize("transport", SERVERS)

@@ -36,6 +36,8 @@ def nested(depth: int) -> dict[str, Any]:
 
 def test_a_sound_definition_is_taken_without_a_warning() -> None:
     assert refusal_of("tool", TOOL) == ""
+    for execution in (None, {}, {"taskSupport": "required"}, {"taskSupport": "optional"}, {"taskSupport": "forbidden"}):
+        assert refusal_of("tool", tool(execution=execution)) == ""
     assert warnings_of(TOOL) == []
 
 
@@ -58,6 +60,9 @@ def test_the_order_of_names_does_not_count_and_every_character_does() -> None:
         ({}, "has no name"),
         (tool(name="a b"), "name must have"),
         (tool(description=7), "description"),
+        (tool(execution="soon"), "execution"),
+        (tool(execution={"taskSupport": "perhaps"}), "execution"),
+        (tool(execution={"taskSupport": ["required"]}), "execution"),
         (tool(annotations=[]), "annotations"),
         (tool(icons={}), "icons"),
         (tool(inputSchema=None), "inputSchema"),

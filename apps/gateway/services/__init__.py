@@ -24,14 +24,16 @@ from apps.gateway.services.catalogue import (
     view_for,
 )
 from apps.gateway.services.clients import CLIENTS, PLACEHOLDER, Connection, Endpoint, connection_to
+from apps.gateway.services.early_tasks import TaskForbidden, cancel_early_task, get_early_result, get_early_task
 from apps.gateway.services.following import Following
 from apps.gateway.services.offers import Offer, Tool, UnknownPrompt, UnknownResource, UnknownTool
-from apps.gateway.services.pool import OpenLinks, breaker_state, close_upstreams, count_open, upstreams
+from apps.gateway.services.pool import breaker_state, close_upstreams, count_open, upstreams
 from apps.gateway.services.rounds import owner_of_state, parking_lot
 from apps.gateway.services.search import fetch_offer, search_offers
 from apps.gateway.services.subscriptions import Subscriptions
 from apps.gateway.services.upstream_tasks import UnknownTask, cancel_task, get_task, process_of_task, update_task
 from apps.gateway.services.views import Found, View
+from apps.gateway.services.ways import OpenLinks
 
 __all__ = [
     "CLIENTS",
@@ -47,6 +49,7 @@ __all__ = [
     "OpenLinks",
     "Silent",
     "Subscriptions",
+    "TaskForbidden",
     "Tool",
     "UnknownPrompt",
     "UnknownResource",
@@ -56,6 +59,7 @@ __all__ = [
     "add_item",
     "breaker_state",
     "call_tool",
+    "cancel_early_task",
     "cancel_task",
     "check_may_call",
     "close_upstreams",
@@ -68,6 +72,8 @@ __all__ = [
     "fetch_offer",
     "forget_snapshots",
     "get_bundle",
+    "get_early_result",
+    "get_early_task",
     "get_prompt",
     "get_task",
     "input_schema",

@@ -132,6 +132,8 @@ class Ask:
     input_responses: Mapping[str, Any] | None = None
     request_state: str | None = None
     share: budget.Share | None = None
+    task: Mapping[str, Any] | None = None
+    """What a client of 2025-11-25 says of the task that it wants its call to be: perhaps `ttl`; None: it wants none."""
 
 
 def takes_tasks(client: Client) -> bool:
@@ -140,11 +142,17 @@ def takes_tasks(client: Client) -> bool:
 
 
 def told_to_servers(client: Client) -> Mapping[str, Any]:
-    """What servers are told that a client can do: all that it has declared, but for what cannot reach its revision."""
-    if client.is_modern or isinstance(client, TakesTasks) or not registry.declares_tasks(client.capabilities):
-        return client.capabilities
-    others = {name: about for name, about in client.capabilities["extensions"].items() if name != registry.TASKS}
-    return {**client.capabilities, "extensions": others}
+    """What servers are told that a client can do: all that it has declared, but for what cannot reach its revision.
+
+    Nor can a question be answered with a task, as clients of 2025-11-25 may offer: nobody here asks for its result.
+    """
+    told = client.capabilities
+    if "tasks" in told and not client.is_modern:
+        told = {name: about for name, about in told.items() if name != "tasks"}
+    if client.is_modern or isinstance(client, TakesTasks) or not registry.declares_tasks(told):
+        return told
+    others = {name: about for name, about in told["extensions"].items() if name != registry.TASKS}
+    return {**told, "extensions": others}
 
 
 def what_may_be_asked(capabilities: Mapping[str, Any]) -> str:

@@ -14,6 +14,8 @@ from apps.gateway.services.asking import Ask
 from apps.gateway.services.catalogue import EVERYTHING, called_at, snapshot_for
 from apps.gateway.services.checking import Checks, checks_of
 from apps.gateway.services.driving import drive, wants_task
+from apps.gateway.services.early_driving import drive_early, refuses_without_task
+from apps.gateway.services.early_tasks import begin_task, check_task
 from apps.gateway.services.errands import Errand, ask_server, check_decision, take_turn
 from apps.gateway.services.metering import Meter
 from apps.gateway.services.offers import Offer, Tool, UnknownResource, UnknownTool
@@ -45,6 +47,7 @@ async def call_tool(
         tool = view.tools.get(name) or await _denied_tool(actor, name, ask)
         meter.server = tool.server
         check_decision(actor, tool)
+        check_task(tool, ask)
         with budget.counting(ask.share, actor.organization_id):
             result, meter.bytes_out = await _carry_tool(actor, tool, view, dict(arguments or {}), ask)
         meter.ended(result)
@@ -147,6 +150,8 @@ async def _carry_tool(
     await checks.check_arguments(tool.name, arguments)
     errand = Errand.to(tool, view, "tools/call", {"name": item.name, "arguments": arguments})
     await take_turn(actor, errand)
+    if ask.task is not None:
+        return await begin_task(actor, errand, ask)
     if not (item.cache_seconds and item.reads_only):
         return await _ask_tool(actor, errand, ask, checks)
     # The credentials belong to the server and the revision changes with them: nobody sees what another one's opened.
@@ -161,16 +166,27 @@ async def _carry_tool(
 
 
 async def _ask_tool(actor: Actor, errand: Errand, ask: Ask, checks: Checks) -> tuple[dict[str, Any], int]:
-    try:
-        result, route = await ask_server(actor, errand, ask)
-    except registry.UpstreamError as error:
-        if not wants_task(error, ask):
-            raise
-        result, route = await drive(actor, errand, ask)
+    result, route = await _in_the_way_of_its_server(actor, errand, ask)
     if result.get("resultType") == TASK:
         return task_made(actor, errand.item, result, route)
     await checks.check_result(result, route)
     return passed_on(result, route)
+
+
+async def _in_the_way_of_its_server(
+    actor: Actor, errand: Errand, ask: Ask
+) -> tuple[dict[str, Any], registry.ServerRoute]:
+    """What a server says to a call; where it carries out such a call as a task alone, what comes of that."""
+    if errand.item.needs_task:
+        return await drive_early(actor, errand, ask)
+    try:
+        return await ask_server(actor, errand, ask)
+    except registry.UpstreamError as error:
+        if wants_task(error, ask):
+            return await drive(actor, errand, ask)
+        if await refuses_without_task(error, errand):
+            return await drive_early(actor, errand, ask)
+        raise
 
 
 async def _carry(actor: Actor, errand: Errand, ask: Ask, meter: Meter) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What goes to a server for an agent: allowed, within its limit, sent, and carried through its rounds."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
 from apps.gateway.services.outages import unanswered
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import wrong
-from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, park
+from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, open_state, park
 from apps.gateway.services.views import View
 from apps.gateway.services.ways import Caller
 from apps.policies.services import decide
@@ -65,32 +65,27 @@ def caller_of(actor: Actor, client: Client) -> Caller:
     return Caller(client.session_id, str(actor.key_id or actor.id or actor.label), client)
 
 
-async def ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any], registry.ServerRoute]:
+async def ask_server(
+    actor: Actor, errand: Errand, ask: Ask, listener: CallListener | None = None
+) -> tuple[dict[str, Any], registry.ServerRoute]:
     """Make the request, in as many rounds as it takes."""
-    pool, client, server_id = upstreams(), ask.client, errand.item.server_id
+    pool, server_id = upstreams(), errand.item.server_id
     route = await pool.route(server_id, errand.revision)
-    caller = caller_of(actor, client)
+    caller = caller_of(actor, ask.client)
     params = {**errand.params, "_meta": dict(ask.meta)} if ask.meta else errand.params
-    listener = CallListener(client, route)
+    hears = listener or CallListener(ask.client, route)
 
     async def send(more: Mapping[str, Any]) -> dict[str, Any]:
         asked = {**params, **more} if more else params
         errand.was_asked = errand.was_asked or bool(more)
-        result, _ = await pool.request(server_id, errand.revision, caller, errand.method, asked, listener=listener)
-        errand.was_asked = errand.was_asked or listener.has_asked
+        result, _ = await pool.request(server_id, errand.revision, caller, errand.method, asked, listener=hears)
+        errand.was_asked = errand.was_asked or hears.has_asked
         return result
 
-    async def start(parked: Parked) -> dict[str, Any]:
-        listener.parked = parked
-        parked.share = budget.Share(budget.budget(), actor.organization_id)
-        with budget.counting(parked.share, actor.organization_id):
-            return await send({})
-
-    place = Place(f"{caller.key}@{actor.organization_id}", ask.bundle, errand.method, errand.thing.name, str(server_id))
     try:
-        if client.is_modern and not route.is_modern and _can_be_asked(client.capabilities):
-            return await park(ask, place, start), route
-        return await converse(ask, place, send), route
+        if not route.is_modern and _answers_by_calling_again(ask.client):
+            return await hold(actor, errand, ask, hears, lambda: send({})), route
+        return await converse(ask, _place_of(actor, errand, ask), send), route
     except registry.Unanswered as error:
         raise unanswered(route) from error
     except Misbehaved as error:
@@ -99,5 +94,32 @@ async def ask_server(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, 
         raise wrong(route, str(error)) from error
 
 
-def _can_be_asked(capabilities: Mapping[str, Any]) -> bool:
-    return any(name in capabilities for name in NEEDED_FOR.values())
+async def hold(
+    actor: Actor, errand: Errand, ask: Ask, listener: CallListener, work: Callable[[], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Do what a call takes at a server that asks by requests; for a client that answers by calling again it waits here.
+
+    What the server asks goes to the listener.
+    """
+    place = _place_of(actor, errand, ask)
+    if not _answers_by_calling_again(ask.client):
+        if ask.request_state is not None:
+            open_state(place, ask.request_state)  # raises InvalidInput for what is no state of ours
+        return await work()
+
+    async def start(parked: Parked) -> dict[str, Any]:
+        listener.parked = parked
+        parked.share = budget.Share(budget.budget(), actor.organization_id)
+        with budget.counting(parked.share, actor.organization_id):
+            return await work()
+
+    return await park(ask, place, start)
+
+
+def _place_of(actor: Actor, errand: Errand, ask: Ask) -> Place:
+    whose, server = f"{caller_of(actor, ask.client).key}@{actor.organization_id}", str(errand.item.server_id)
+    return Place(whose, ask.bundle, errand.method, errand.thing.name, server)
+
+
+def _answers_by_calling_again(client: Client) -> bool:
+    return client.is_modern and any(name in client.capabilities for name in NEEDED_FOR.values())

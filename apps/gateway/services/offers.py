@@ -182,8 +182,9 @@ def _resource_of(item: registry.CatalogueItem) -> Resource:
 
 def _encodings(definition: dict[str, Any]) -> tuple[bytes, bytes]:
     """The definition as JSON for revision 2026-07-28, and for the earlier ones; most are the same bytes, kept once."""
-    encoded, legacy = _encode(definition), _legacy(definition)
-    return encoded, encoded if legacy is definition else _encode(legacy)
+    modern, legacy = _modern(definition), _legacy(definition)
+    encoded = _encode(modern)
+    return encoded, encoded if legacy is modern else _encode(legacy)
 
 
 def _encode(definition: dict[str, Any]) -> bytes:
@@ -191,6 +192,14 @@ def _encode(definition: dict[str, Any]) -> bytes:
         return orjson.dumps(definition)
     except TypeError:
         return json.dumps(definition).encode()  # integers of more than 64 bits
+
+
+def _modern(definition: dict[str, Any]) -> dict[str, Any]:
+    """The definition as 2026-07-28 knows it: no client of it asks for a call to be a task."""
+    execution = definition.get("execution")
+    if not (isinstance(execution, dict) and execution.get("taskSupport") == registry.TASK_OPTIONAL):
+        return definition
+    return {name: value for name, value in definition.items() if name != "execution"}
 
 
 def _legacy(definition: dict[str, Any]) -> dict[str, Any]:

@@ -9,32 +9,22 @@ import contextvars
 import logging
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
-
 from apps.core import budget
-from apps.core.errors import BackendDown, BackendError, BackendTimeout, RateLimited, ServiceError
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, ServiceError
 from apps.core.threads import in_thread
 from apps.gateway.services.asking import Client, told_to_servers, what_may_be_asked
 from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import busy, crowded, named
 from apps.gateway.services.slots import Absent, ChecksFirst
-from apps.gateway.services.ways import Caller, Link, Way
+from apps.gateway.services.ways import Caller, Link, OpenLinks, Way, child_in_the_way
 from apps.registry import services as registry
 
 logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class OpenLinks:
-    """How many links to servers are open, and how many stdio children run."""
-
-    upstreams: int
-    children: int
 
 
 class Upstreams:
@@ -50,12 +40,14 @@ class Upstreams:
 
     async def request(
         self, server_id: UUID, revision: int, caller: Caller, method: str, params: Mapping[str, Any],
-        *, listener: ChecksFirst | None = None,
+        *, listener: ChecksFirst | None = None, patience_seconds: float = 0.0,
     ) -> tuple[dict[str, Any], registry.ServerRoute]:  # fmt: skip
         """Make one request to a server and give its result with the route it took.
 
-        It ends within the route's time limit, whatever the server does. Raises BackendDown, BackendTimeout,
-        BackendError (all naming the server), UpstreamError, or RateLimited when no further child may be started.
+        It ends within the route's time limit, whatever the server does. One with `patience_seconds` only waits for what
+        another has begun: the server has that long, and takes other calls meanwhile. Raises BackendDown,
+        BackendTimeout, BackendError (all naming the server), UpstreamError, or RateLimited when no further child may be
+        started.
         """
         way = await self._way(server_id, revision)
         deadline = self._loop.time() + way.route.timeout_seconds
@@ -64,8 +56,13 @@ class Upstreams:
             way.breaker.check()
             async with way.slot(caller, deadline, listener) as slot, way.probing():
                 hears = slot if listener else None
+                if patience_seconds:
+                    slot.leave()
                 with way.breaker.guard():
-                    return await self._send(way, caller, method, params, deadline, listener=hears), way.route
+                    result = await self._send(
+                        way, caller, method, params, deadline, listener=hears, patience_seconds=patience_seconds
+                    )
+                    return result, way.route
         except BackendError as error:
             if way.breaker.is_open:
                 self._retire_idle(way)
@@ -88,10 +85,25 @@ class Upstreams:
             await self._opened(way, link, self._loop.time() + way.route.timeout_seconds)
             await link.upstream.listen(notices, listener)
         finally:
-            link.in_use -= 1
-            link.last_used = self._loop.time()
-            if link.is_retired:
-                self._close_when_free(link)
+            self._is_done_with(link)
+
+    async def keep(
+        self, server_id: UUID, revision: int, caller: Caller, listener: registry.Listener | None = None
+    ) -> Caller:
+        """The caller with their link settled: it stays open until `release`, also where its session ends meanwhile.
+
+        Until then the listener is asked what the server asks on no request's own stream.
+        """
+        link = self._link(await self._way(server_id, revision), caller)
+        link.in_use += 1
+        link.begin(listener)
+        return replace(caller, link=link)
+
+    def release(self, caller: Caller, listener: registry.Listener | None = None) -> None:
+        """The end of `keep`."""
+        if caller.link is not None:
+            caller.link.end(listener)
+            self._is_done_with(caller.link)
 
     def close_session(self, session_id: str) -> None:
         """Close what was opened for a downstream session that has ended; returns at once."""
@@ -143,7 +155,7 @@ class Upstreams:
 
     async def _send(
         self, way: Way, caller: Caller, method: str, params: Mapping[str, Any], deadline: float,
-        *, listener: registry.Listener | None = None,
+        *, listener: registry.Listener | None = None, patience_seconds: float = 0.0,
     ) -> dict[str, Any]:  # fmt: skip
         given = deadline - self._loop.time()
         link = self._link(way, caller)
@@ -157,8 +169,9 @@ class Upstreams:
                 await self._tell_log_level(way, link, caller.client.log_level, left)
             link.begin(listener)
             return await link.upstream.request(
-                method, params, timeout_seconds=left, listener=listener, capabilities=told_to_servers(caller.client)
-            )
+                method, params, timeout_seconds=patience_seconds or left, listener=listener,
+                capabilities=told_to_servers(caller.client),
+            )  # fmt: skip
         except registry.Unanswered:
             raise
         except BackendTimeout as error:
@@ -175,10 +188,7 @@ class Upstreams:
             raise
         finally:
             link.end(listener)
-            link.in_use -= 1
-            link.last_used = self._loop.time()
-            if link.is_retired:
-                self._close_when_free(link)
+            self._is_done_with(link)
 
     async def _tell_log_level(self, way: Way, link: Link, level: str, seconds: float) -> None:
         """Pass on how much of a server's log a session wants, where the server can be told."""
@@ -187,7 +197,15 @@ class Upstreams:
             with suppress(BackendError):
                 await link.upstream.request("logging/setLevel", {"level": level}, timeout_seconds=seconds)
 
+    def _is_done_with(self, link: Link) -> None:
+        link.in_use -= 1
+        link.last_used = self._loop.time()
+        if link.is_retired:
+            self._close_when_free(link)
+
     def _link(self, way: Way, caller: Caller) -> Link:
+        if caller.link is not None and (caller.link.is_opening or caller.link.upstream.is_open):
+            return caller.link
         place, idle_seconds = way.place_of(caller)
         link = way.links.get(place)
         if link is not None and not link.is_opening and not link.upstream.is_open:
@@ -223,7 +241,7 @@ class Upstreams:
         if own and not route.is_modern and what_may_be_asked(client.capabilities):
             beside = BesideCalls(is_of_one_client=place.startswith("session:"))
         upstream = registry.connect(
-            route, capabilities=client.capabilities if own else {}, client_info=client.info if own else None,
+            route, capabilities=told_to_servers(client) if own else {}, client_info=client.info if own else None,
             listener=beside,
         )  # fmt: skip
         link = Link(place, idle_seconds, upstream, is_child, route.organization_id, last_used=now, beside=beside)
@@ -249,19 +267,9 @@ class Upstreams:
 
     def _make_room(self, route: registry.ServerRoute) -> "asyncio.Task[None] | None":
         """See that one more child may run; perhaps an idle one ends first. Raises RateLimited when none can."""
-        most: int = settings.STDIO_MAX_PROCESSES
-        own = [link for link in self._children if link.organization_id == route.organization_id]
-        if len(own) < max(1, most // 2) and len(self._children) < most:
+        victim = child_in_the_way(route, self._children)
+        if victim is None:
             return None
-        crowd = own if len(own) >= max(1, most // 2) else list(self._children)
-        idle = [link for link in crowd if not link.in_use and not link.is_retired and not link.is_opening]
-        if not idle:
-            raise RateLimited(
-                f"The server {route.slug} cannot be started: all {len(crowd)} processes that may run for stdio servers"
-                " are at work. Try again in a moment, or ask the operator to raise GATEHOUSE_STDIO_MAX_PROCESSES.",
-                details={"retry_after": 1, "server": route.slug},
-            )
-        victim = min(idle, key=lambda link: link.last_used)
         way = next(way for way in self._ways.values() if victim in way.links.values())
         self._children.discard(victim)
         self._retire(way, victim)

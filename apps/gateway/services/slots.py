@@ -107,6 +107,7 @@ class Slot:
     is_held: bool = True
     is_over: bool = False
     asked_now: int = 0
+    is_waiting: bool = False
 
     def notified(self, method: str, params: Mapping[str, Any]) -> None:
         """Hear a notification."""
@@ -118,6 +119,7 @@ class Slot:
         if self.listener is None:
             raise registry.Refused(NOT_DECLARED, "Nobody listens to this call.")
         await self.listener.check(method, params)
+        self.asked_now += 1
         self._leave()
         seconds = RETURN_SECONDS
         try:
@@ -129,8 +131,12 @@ class Slot:
             self.asked_now -= 1
             await self._come_back(seconds)
 
+    def leave(self) -> None:
+        """The call only waits for what another one has begun: others may have the slot until it ends."""
+        self.is_waiting = True
+        self._leave()
+
     def _leave(self) -> None:
-        self.asked_now += 1
         if self.is_held and not self.is_over and self.absent.add(self.owner):
             self.is_held = False
             self.slots.give()
@@ -148,8 +154,8 @@ class Slot:
         self.absent.remove(self.owner)
 
     def _is_settled(self) -> bool:
-        """Whether it needs no slot: it has one, has ended, or somebody is still asked."""
-        return self.is_held or self.is_over or self.asked_now > 0
+        """Whether it needs no slot: it has one, has ended, only waits, or somebody is still asked."""
+        return self.is_held or self.is_over or self.is_waiting or self.asked_now > 0
 
     def end(self) -> None:
         """The call has ended."""

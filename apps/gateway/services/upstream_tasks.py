@@ -51,6 +51,8 @@ class Handle:
     item_id: UUID
     own_id: str
     process: str
+    progress: str | int | None = None
+    """The token under which whoever made the call hears of progress until the task has ended: 2025-11-25."""
 
 
 # Ids -----------------------------------------------------------------------------------------------------------------
@@ -62,9 +64,12 @@ def process_of_task(task_id: str) -> str:
     return str(told["at"]) if told else ""
 
 
-def _seal(actor: Actor, item: registry.CatalogueItem, own_id: str, route: registry.ServerRoute) -> str:
-    process = parking_lot().process if route.transport == "stdio" else ""
-    return seal(_PURPOSE, {"of": _owner(actor), "item": item.id.hex, "task": own_id, "at": process})
+def seal_task(
+    actor: Actor, item: registry.CatalogueItem, own_id: str, route: registry.ServerRoute, **more: str | int
+) -> str:
+    """The id under which a client knows a task: it names the process where a child or a session belongs to one."""
+    process = parking_lot().process if route.transport == "stdio" or not route.is_modern else ""
+    return seal(_PURPOSE, {"of": _owner(actor), "item": item.id.hex, "task": own_id, "at": process, **more})
 
 
 def _told_by(task_id: str) -> dict[str, Any] | None:
@@ -75,7 +80,7 @@ def _open(actor: Actor, task_id: str) -> Handle:
     told = _told_by(task_id)
     if told is None or told["of"] != _owner(actor):
         raise UnknownTask
-    return Handle(task_id, UUID(told["item"]), told["task"], told["at"])
+    return Handle(task_id, UUID(told["item"]), told["task"], told["at"], told.get("progress"))
 
 
 def _owner(actor: Actor) -> str:
@@ -94,8 +99,8 @@ def task_made(
 
     Raises BackendError naming the server when it is no task.
     """
-    task_id = _seal(actor, item, own_id_of(result, route), route)
-    return masked({"resultType": TASK, **_state(result, task_id, route)}, route)
+    task_id = seal_task(actor, item, own_id_of(result, route), route)
+    return masked({"resultType": TASK, **state_of(result, task_id, route)}, route)
 
 
 def own_id_of(result: Mapping[str, Any], route: registry.ServerRoute) -> str:
@@ -106,8 +111,11 @@ def own_id_of(result: Mapping[str, Any], route: registry.ServerRoute) -> str:
     return own_id
 
 
-def _state(result: Mapping[str, Any], task_id: str, route: registry.ServerRoute) -> dict[str, Any]:
-    """What every answer about a task says of it."""
+def state_of(
+    result: Mapping[str, Any], task_id: str, route: registry.ServerRoute, *, ttl: str = "ttlMs",
+    pause: str = "pollIntervalMs",
+) -> dict[str, Any]:  # fmt: skip
+    """What every answer about a task says of it; the revisions have different names for its durations."""
     status = result.get("status")
     if not isinstance(status, str) or status not in _STATUSES:
         raise wrong(route, f"its task is in no state that is known: {str(status)[:40]!r}")
@@ -116,13 +124,13 @@ def _state(result: Mapping[str, Any], task_id: str, route: registry.ServerRoute)
         if not isinstance(result.get(name), str):
             raise wrong(route, f"its task does not say {name}")
         state[name] = result[name]
-    state["ttlMs"] = result.get("ttlMs")
-    if not (state["ttlMs"] is None or _is_duration(state["ttlMs"])):
-        raise wrong(route, "the ttlMs of its task is no number of milliseconds")
-    if "pollIntervalMs" in result:
-        if not _is_duration(result["pollIntervalMs"]):
-            raise wrong(route, "the pollIntervalMs of its task is no number of milliseconds")
-        state["pollIntervalMs"] = result["pollIntervalMs"]
+    state[ttl] = result.get(ttl)
+    if not (state[ttl] is None or _is_duration(state[ttl])):
+        raise wrong(route, f"the {ttl} of its task is no number of milliseconds")
+    if pause in result:
+        if not _is_duration(result[pause]):
+            raise wrong(route, f"the {pause} of its task is no number of milliseconds")
+        state[pause] = result[pause]
     if isinstance(result.get("statusMessage"), str):
         state["statusMessage"] = result["statusMessage"]
     meta = passed_meta(result.get("_meta"))
@@ -139,7 +147,7 @@ async def detailed(
     """A task with what belongs to its status: the tool's result, the error, or what the client is asked."""
     if result.get("taskId") != handle.own_id:
         raise wrong(route, "it tells of another task than it was asked for")
-    told = _state(result, handle.id, route)
+    told = state_of(result, handle.id, route)
     if told["status"] == "completed":
         told["result"] = await _result_of(result.get("result"), errand, route)
     elif told["status"] == "failed":
@@ -169,9 +177,9 @@ def _error_of(error: Any, route: registry.ServerRoute) -> dict[str, Any]:
     return {name: error[name] for name in ("code", "message", "data") if name in error}
 
 
-def pause_of(state: Mapping[str, Any]) -> float:
+def pause_of(state: Mapping[str, Any], name: str = "pollIntervalMs") -> float:
     """For how many seconds a server wants to be left in peace, within reason."""
-    milliseconds = state.get("pollIntervalMs")
+    milliseconds = state.get(name)
     seconds = milliseconds / 1000 if milliseconds else USUAL_PAUSE_SECONDS
     return min(max(seconds, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
 
@@ -191,7 +199,7 @@ async def get_task(actor: Actor, *, task_id: str, ask: Ask) -> dict[str, Any]:
 
 async def look(actor: Actor, task_id: str, ask: Ask, meter: Meter | None = None) -> dict[str, Any]:
     """The same for ourselves, who leave no usage event."""
-    handle, errand = await _reach(actor, task_id, ask, "tasks/get", meter)
+    handle, errand = await reach(actor, task_id, ask, "tasks/get", meter)
     with budget.counting(ask.share, actor.organization_id):
         result, route = await _send(actor, errand, ask)
         told, size = masked(await detailed(result, handle, errand, ask, route), route)
@@ -214,7 +222,7 @@ async def cancel_task(actor: Actor, *, task_id: str, ask: Ask) -> dict[str, Any]
 async def _tell(actor: Actor, task_id: str, ask: Ask, method: str, more: Mapping[str, Any]) -> dict[str, Any]:
     meter = Meter(actor, ask.endpoint, method, "", bytes_in=len(task_id) + size_of(more))
     with meter:
-        _, errand = await _reach(actor, task_id, ask, method, meter)
+        _, errand = await reach(actor, task_id, ask, method, meter)
         errand.params.update(more)
         with budget.counting(ask.share, actor.organization_id):
             result, route = await _send(actor, errand, ask)
@@ -223,10 +231,11 @@ async def _tell(actor: Actor, task_id: str, ask: Ask, method: str, more: Mapping
         return told
 
 
-async def _reach(
-    actor: Actor, task_id: str, ask: Ask, method: str, meter: Meter | None = None
-) -> tuple[Handle, Errand]:
-    """What an id stands for, and the request about it; the tool must still be one that the actor may call."""
+async def reach(actor: Actor, task_id: str, ask: Ask, method: str, meter: Meter | None = None) -> tuple[Handle, Errand]:
+    """What an id stands for, and the request about it; the tool must still be one that the actor may call.
+
+    Raises UnknownTask, also for a task that is of the other of the two protocols of tasks than the client speaks.
+    """
     handle = _open(actor, task_id)
     view = await view_for(actor, bundle=ask.bundle)
     tool = view.find_tool_of(handle.item_id)
@@ -235,7 +244,10 @@ async def _reach(
     if meter is not None:
         meter.name, meter.server = tool.name, tool.server
     check_decision(actor, tool)
-    return handle, Errand.to(tool, view, method, {"taskId": handle.own_id})
+    errand = Errand.to(tool, view, method, {"taskId": handle.own_id})
+    if (await upstreams().route(errand.item.server_id, errand.revision)).is_modern is not ask.client.is_modern:
+        raise UnknownTask
+    return handle, errand
 
 
 async def _send(actor: Actor, errand: Errand, ask: Ask) -> tuple[dict[str, Any], registry.ServerRoute]:

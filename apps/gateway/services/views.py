@@ -78,6 +78,11 @@ class View:
             self._tools_by_id = {tool.upstream.id: tool for tool in self.tools.values() if tool.upstream is not None}
         return self._tools_by_id.get(item_id)
 
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether some tool here may be called as a task of 2025-11-25."""
+        return any(tool.upstream is not None and tool.upstream.task_support for tool in self.tools.values())
+
     def find_prompt(self, name: str) -> Offer:
         """The prompt of this name; raises UnknownPrompt."""
         prompt = self.prompts.get(name)

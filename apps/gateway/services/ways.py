@@ -10,7 +10,7 @@ A link is one opened upstream:
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from apps.core.errors import BackendError, BackendTimeout
+from apps.core.errors import BackendError, BackendTimeout, RateLimited
 from apps.gateway.services.agreement import Agreement, Start
 from apps.gateway.services.asking import Client, Silent, what_may_be_asked
 from apps.gateway.services.breaker import Breaker
@@ -40,6 +40,8 @@ class Caller:
     session_id: str | None
     key: str
     client: Client = field(default_factory=Silent, compare=False)
+    link: "Link | None" = field(default=None, compare=False)
+    """The link that carries all of its calls, where that is settled, for as long as it is open."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +83,31 @@ class Link:
         if self.opening is None and not self.upstream.is_open:
             return True
         return not self.is_child and not isinstance(error, registry.UpstreamError | BackendTimeout)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLinks:
+    """How many links to servers are open, and how many stdio children run."""
+
+    upstreams: int
+    children: int
+
+
+def child_in_the_way(route: registry.ServerRoute, children: Collection[Link]) -> Link | None:
+    """The idle child that has to end so that one more may run; None where there is room. Raises RateLimited."""
+    most: int = settings.STDIO_MAX_PROCESSES
+    own = [link for link in children if link.organization_id == route.organization_id]
+    if len(own) < max(1, most // 2) and len(children) < most:
+        return None
+    crowd = own if len(own) >= max(1, most // 2) else list(children)
+    idle = [link for link in crowd if not link.in_use and not link.is_retired and not link.is_opening]
+    if not idle:
+        raise RateLimited(
+            f"The server {route.slug} cannot be started: all {len(crowd)} processes that may run for stdio servers"
+            " are at work. Try again in a moment, or ask the operator to raise GATEHOUSE_STDIO_MAX_PROCESSES.",
+            details={"retry_after": 1, "server": route.slug},
+        )
+    return min(idle, key=lambda link: link.last_used)
 
 
 class Way:

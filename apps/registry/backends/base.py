@@ -8,6 +8,8 @@ from uuid import UUID
 from apps.core.errors import BackendError, BackendTimeout
 
 NEWEST = "2026-07-28"
+HAS_TASKS = "2025-11-25"
+"""The revision that has tasks of its own; in the one after it they are an extension, and another protocol."""
 ParamHeaders = tuple[tuple[tuple[str, ...], str], ...]
 """Which arguments of a tool a 2026-07-28 call repeats in its headers: (path in the arguments, name of the header)."""
 
@@ -39,6 +41,19 @@ class ServerRoute:
     def is_modern(self) -> bool:
         """Whether it is known to speak 2026-07-28: no sessions, and questions in results."""
         return self.protocol_version >= NEWEST
+
+    @property
+    def runs_tasks(self) -> bool:
+        """Whether it carries out calls as tasks in the manner of 2025-11-25."""
+        return runs_tasks(self.protocol_version, self.capabilities)
+
+
+def runs_tasks(version: str, capabilities: Mapping[str, Any]) -> bool:
+    """Whether a server of this revision that declares this carries out calls of tools as tasks of 2025-11-25."""
+    found: Any = capabilities
+    for name in ("tasks", "requests", "tools", "call"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return version == HAS_TASKS and isinstance(found, Mapping)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ class Exchange:
     pauses: int = 0
     patience: float = LONGEST_QUESTIONS_SECONDS
     allowance: Allowance = field(default_factory=Allowance)
+    task_id: str = ""
+    """The task of 2025-11-25 whose result it waits for; what is said about that task belongs to it."""
 
     def pause(self) -> None:
         """Somebody is asked: the limit stands still, as long as there is patience left."""
@@ -153,7 +155,8 @@ class Hearing:
         self, number: int, listener: Listener, params: Mapping[str, Any] | None, limit: asyncio.Timeout, deadline: float
     ) -> Exchange:
         """A request is about to be made, and somebody listens to it."""
-        exchange = Exchange(number, listener, wire.progress_token(params), limit, deadline)
+        task_id = str((params or {}).get("taskId", ""))
+        exchange = Exchange(number, listener, wire.progress_token(params), limit, deadline, task_id=task_id)
         self.exchanges[number] = exchange
         return exchange
 
@@ -204,7 +207,7 @@ class Hearing:
             listener = self.subscriptions.get(subscription)
             if listener is None:
                 return False
-        belongs_to = exchange or self._only_one()
+        belongs_to = exchange or self._about_its_task(params) or self._only_one()
         if listener is None and belongs_to is not None and not (method in CHANGES and self._of_the_connection()):
             return self._tell([belongs_to.listener], method, params, belongs_to.allowance, size)
         return self._tell([listener] if listener else self._of_the_connection(), method, params, self._allowance, size)
@@ -213,15 +216,27 @@ class Hearing:
         """Whom a notice belongs to that says nothing of it."""
         return next(iter(self.exchanges.values())) if self.is_shared and len(self.exchanges) == 1 else None
 
+    def _about_its_task(self, params: Any) -> Exchange | None:
+        """Who waits for the task of 2025-11-25 that this is said to be about."""
+        meta = params.get("_meta") if isinstance(params, dict) else None
+        related = meta.get(wire.RELATED_TASK) if isinstance(meta, dict) else None
+        task_id = related.get("taskId") if isinstance(related, dict) else None
+        if not task_id:
+            return None
+        return next((each for each in self.exchanges.values() if each.task_id == task_id), None)
+
     def _of_the_connection(self) -> Sequence[Listener]:
         if self.listener is None:
             return self.standing
         return [self.listener, *(each for each in self.standing if each is not self.listener)]
 
     def _progressed(self, params: dict[str, Any], size: int) -> bool:
-        """Progress belongs to the request that we gave its token to, wherever it is told."""
+        """Progress belongs to the request that we gave its token to, or to who waits for its task, wherever it is told.
+
+        The token of a call that was answered with a task is good until the task has ended.
+        """
         token = params.get(wire.PROGRESS_TOKEN)
-        exchange = self.exchanges.get(token) if type(token) is int else None
+        exchange = (self.exchanges.get(token) if type(token) is int else None) or self._about_its_task(params)
         if exchange is None or exchange.token is None:
             return False
         given = {**params, wire.PROGRESS_TOKEN: exchange.token}
@@ -246,7 +261,9 @@ class Hearing:
         number, method = message["id"], message["method"]
         if type(number) not in (int, str) or len(str(number)) > LONGEST_ID:
             return False
-        belongs_to = exchange if exchange or listener else self._only_one()
+        belongs_to = exchange
+        if exchange is None and listener is None:
+            belongs_to = self._about_its_task(message.get("params")) or self._only_one()
         asked = listener or (belongs_to.listener if belongs_to else next(iter(self._of_the_connection()), None))
         if asked is None or not self.may_ask or not isinstance(method, str) or method not in QUESTIONS:
             self.reply(wire.encode_reply(message))

@@ -38,6 +38,8 @@ _OURS = frozenset({META + "protocolVersion", META + "clientInfo", CAPABILITIES, 
 INPUT_REQUIRED, TASK = "input_required", "task"
 TASKS = META + "tasks"
 """The extension by which a server gives a call's result as a task, which is asked for until it has ended."""
+RELATED_TASK = META + "related-task"
+"""By this name in `_meta`, messages of 2025-11-25 say which task they are about."""
 NAMED_BY = {
     "tools/call": "name", "prompts/get": "name", "resources/read": "uri",
     "tasks/get": "taskId", "tasks/update": "taskId", "tasks/cancel": "taskId",

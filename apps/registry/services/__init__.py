@@ -11,7 +11,7 @@ from apps.registry.backends.base import (
     UpstreamError,
 )
 from apps.registry.backends.masking import secrets_of, without_secrets
-from apps.registry.backends.wire import MODERN, TASKS, declares_tasks
+from apps.registry.backends.wire import MODERN, RELATED_TASK, TASKS, declares_tasks
 from apps.registry.models import CapabilityKind
 from apps.registry.schemas import BreakerOut
 from apps.registry.services.capabilities import (
@@ -30,6 +30,7 @@ from apps.registry.services.checks import (
 )
 from apps.registry.services.connection import Step, describe_connection, test_connection
 from apps.registry.services.credentials import add_credential, list_credentials, remove_credential
+from apps.registry.services.definitions import OPTIONAL as TASK_OPTIONAL
 from apps.registry.services.discovery import (
     discover_server,
     list_discoveries,
@@ -61,7 +62,9 @@ from apps.registry.services.servers import (
 
 __all__ = [
     "MODERN",
+    "RELATED_TASK",
     "TASKS",
+    "TASK_OPTIONAL",
     "BreakerOut",
     "CapabilityKind",
     "Catalogue",

@@ -24,12 +24,15 @@ LONG_TEXT = 10_000
 MOST_CHANGES = 50
 LONGEST_SHOWN = 200
 HEADER_KEY = "x-mcp-header"
+FORBIDDEN, OPTIONAL, REQUIRED = "forbidden", "optional", "required"
+"""Whether a call of a tool may be, or has to be, a task of 2025-11-25."""
 NAME_KEYS = {
     CapabilityKind.TOOL: "name",
     CapabilityKind.PROMPT: "name",
     CapabilityKind.RESOURCE: "uri",
     CapabilityKind.RESOURCE_TEMPLATE: "uriTemplate",
 }
+_TASK_SUPPORT = (FORBIDDEN, OPTIONAL, REQUIRED)
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,100}\Z", re.ASCII)
 _HEADER_TYPES = ("string", "integer", "boolean")
@@ -99,6 +102,9 @@ def _refusal_of_tool(definition: dict[str, Any]) -> str:
         return "Its inputSchema is not a JSON schema."
     if not _is_object(definition.get("outputSchema")):
         return "Its outputSchema is not a JSON schema."
+    execution = definition.get("execution")
+    if not _is_object(execution) or (execution or {}).get("taskSupport", FORBIDDEN) not in _TASK_SUPPORT:
+        return "Its execution has not the form that the protocol asks for."
     for part in (schema, definition.get("outputSchema")):
         remote = next(_remote_references(part), None)
         if remote is not None:
@@ -137,6 +143,13 @@ def _unenforced(definition: Mapping[str, Any], until: float) -> Iterator[dict[st
 def shown(text: Any) -> str:
     """A server's text, safe to put into a message: short, on one line, hidden characters named."""
     return ascii(str(text)[:LONGEST_SHOWN])
+
+
+def task_support_of(definition: Mapping[str, Any]) -> str:
+    """Whether a tool's call may be (`optional`) or has to be (`required`) a task of 2025-11-25; empty where neither."""
+    execution = definition.get("execution")
+    support = execution.get("taskSupport") if isinstance(execution, Mapping) else None
+    return support if support in (OPTIONAL, REQUIRED) else ""
 
 
 # What has changed ------------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ from django.conf import settings
 
 from apps.core.errors import NotFound
 from apps.core.loader import load
-from apps.registry.backends.base import Listener, ParamHeaders, ServerRoute, Upstream
+from apps.registry.backends.base import Listener, ParamHeaders, ServerRoute, Upstream, runs_tasks
 from apps.registry.backends.wire import introduction
 from apps.registry.models import Capability, CapabilityKind, Health, Risk, Server
 from apps.registry.services.credentials import headers_of
-from apps.registry.services.definitions import param_headers_of
+from apps.registry.services.definitions import OPTIONAL, REQUIRED, param_headers_of, task_support_of
 from apps.registry.services.names import URI_KINDS
 
 
@@ -36,6 +36,13 @@ class CatalogueItem:
     rate_limit_per_minute: int | None
     cache_seconds: int | None
     reads_only: bool
+    task_support: str = ""
+    """Whether its call may be (`optional`) or has to be (`required`) a task of 2025-11-25; empty: it is none."""
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether a call that does not ask for a task is refused."""
+        return self.task_support == REQUIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +157,15 @@ def _catalogue_item(row: Capability) -> CatalogueItem:
         rate_limit_per_minute=row.rate_limit_per_minute,
         cache_seconds=row.cache_seconds,
         reads_only=row.risk == Risk.LOW,
+        task_support=_task_support(row),
     )
 
 
 def as_agents_see(row: Capability) -> dict[str, Any]:
     """The server's own definition, verbatim but for its name, and for the description where staff wrote another.
 
+    Where a call may be a task of 2025-11-25, or has to be one, it says that it may: whoever calls without asking for a
+    task gets the result. Where the server declares no tasks, no call may be one, whatever the tool says.
     What has a URI keeps the name of its definition, which is one for people; the road decides about URIs.
     """
     shown = dict(row.definition)
@@ -163,4 +173,13 @@ def as_agents_see(row: Capability) -> dict[str, Any]:
         shown["name"] = row.public_name
     if row.description_override:
         shown["description"] = row.description_override
+    if task_support_of(row.definition):
+        others = {name: value for name, value in shown.pop("execution").items() if name != "taskSupport"}
+        execution = {**others, "taskSupport": OPTIONAL} if _task_support(row) else others
+        shown |= {"execution": execution} if execution else {}
     return shown
+
+
+def _task_support(row: Capability) -> str:
+    server = row.server
+    return task_support_of(row.definition) if runs_tasks(server.protocol_version, server.declared_capabilities) else ""
