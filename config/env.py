@@ -109,6 +109,12 @@ class Env:
         kinds.count,
         "8",
     )
+    mcp_sse: bool = _variable(
+        "GATEHOUSE_MCP_SSE",
+        "1: agents may also use HTTP+SSE, the transport of 2024, at /mcp/sse and /mcp/{slug}/sse.",
+        kinds.flag,
+        "0",
+    )
     max_body_bytes: int = _variable(
         "GATEHOUSE_MAX_BODY_BYTES", "The longest request body that is read, in bytes.", kinds.integer, "4194304"
     )

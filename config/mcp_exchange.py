@@ -36,11 +36,12 @@ class Exchange:
     info: Mapping[str, Any]
     share: budget.Share | None = None
     at: str = "/mcp"
+    way: str = ""
 
     @property
     def endpoint(self) -> str:
         """Where it was asked, as it is counted."""
-        return f"{self.at}/{self.bundle}" if self.bundle else self.at
+        return "/".join(part for part in (self.at, self.bundle, self.way) if part)
 
     @property
     def session_id(self) -> str | None:

@@ -32,10 +32,11 @@ from apps.core.errors import (
 )
 from apps.core.threads import in_thread
 from apps.gateway import services as gateway
+from config import mcp_sse
 from config.bodies import read_body
 from config.mcp_held import Paced
 from config.mcp_messages import LEGACY
-from config.mcp_posts import Request, end_session, listen, post, post_plain
+from config.mcp_posts import Admit, Request, end_session, listen, post, post_plain
 from config.mcp_relay import Relay, relaying
 from config.mcp_server import build_server
 from config.mcp_sessions import RELAYED, SWEEP_SECONDS, Sessions
@@ -46,6 +47,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _CREDENTIALS_IN_QUERY = frozenset({"access_token", "token", "api_key", "apikey", "key", "authorization", "bearer"})
 _METHODS = ("GET", "POST", "DELETE")
+SSE_WAYS = frozenset({mcp_sse.STREAM, mcp_sse.MESSAGES})
 PLAIN_METHODS = frozenset({"prompts/list", "prompts/get", "tools/list", "tools/call"})
 """Methods that have an address each, below /mcp, for clients of the prompt server that Gatehouse grew from."""
 _SLUG = re.compile(r"[a-z0-9-]{1,20}\Z")
@@ -124,8 +126,10 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     headers = _read_headers(scope)
     _check_host(headers)
     _check_origin(scope, headers)
-    bundle, plain = _check_address(scope)
-    _check_method(scope, headers, is_plain=bool(plain))
+    bundle, way = _check_address(scope)
+    _check_method(scope, headers, way)
+    if way in SSE_WAYS:
+        _take_session_from_address(scope, headers)
     credential = _credential(headers)
     actor = await _admit(credential, scope, headers)
     if bundle:
@@ -142,16 +146,24 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         with budget.share_for(actor.organization_id) as share:
             request = Request(here, scope, headers, actor, bundle, receive, Paced(send), share, body)
             admit = lambda: _admit(credential, scope, headers)  # noqa: E731
-            if plain:
-                await post_plain(request, parsed, plain, admit)
-            elif scope["method"] == "POST":
-                await post(request, parsed, admit)
-            elif scope["method"] == "GET":
-                await listen(request, admit)
-            else:
-                await end_session(request)
+            await _answer(request, parsed, way, admit)
     finally:
         logs.current_actor.reset(mark)
+
+
+async def _answer(request: Request, parsed: Any, way: str, admit: Admit) -> None:
+    if way == mcp_sse.STREAM:
+        await mcp_sse.open_stream(request, admit)
+    elif way == mcp_sse.MESSAGES:
+        await mcp_sse.take(request, parsed, admit)
+    elif way:
+        await post_plain(request, parsed, way, admit)
+    elif request.scope["method"] == "POST":
+        await post(request, parsed, admit)
+    elif request.scope["method"] == "GET":
+        await listen(request, admit)
+    else:
+        await end_session(request)
 
 
 def _process_elsewhere(relay: Relay, scope: Scope, headers: dict[bytes, bytes], parsed: Any) -> str:
@@ -225,26 +237,47 @@ def _origin(url: str) -> str:
 
 
 def _check_address(scope: Scope) -> tuple[str, str]:
-    """The bundle that is asked for, "" being everything that the caller may use, and the method of its own address."""
+    """The bundle that is asked for, "" being everything that the caller may use, and the way: a method's, or of SSE."""
     path: str = scope["path"].rstrip("/")
     rest = path.removeprefix(settings.MCP_PATH).removeprefix("/")
-    bundle, plain = ("", rest) if rest in PLAIN_METHODS else (rest, "")
-    if path != settings.MCP_PATH and not plain and not _SLUG.match(bundle):
+    bundle, _, way = rest.rpartition("/")
+    if rest in PLAIN_METHODS:
+        bundle, way = "", rest
+    elif way not in SSE_WAYS:
+        bundle, way = rest, ""
+    elif not settings.MCP_SSE:
+        raise NotFound(f"HTTP+SSE is off: its operator may set GATEHOUSE_MCP_SSE to 1. Use {settings.MCP_PATH}.")
+    is_crooked = path != "/".join(part for part in (settings.MCP_PATH, bundle, way) if part)
+    if is_crooked or (bundle and not _SLUG.match(bundle)):
         raise NotFound(f"There is no MCP endpoint here. Use {settings.MCP_PATH}.")
-    query: bytes = scope.get("query_string", b"")
-    if query and _CREDENTIALS_IN_QUERY & {
-        name.lower() for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    }:
+    if _CREDENTIALS_IN_QUERY & {name.lower() for name, _ in _query_of(scope)}:
         raise NotAuthenticated("Send the credential in the Authorization header, never in the address.")
-    return bundle, plain
+    return bundle, way
 
 
-def _check_method(scope: Scope, headers: dict[bytes, bytes], *, is_plain: bool) -> None:
+def _query_of(scope: Scope) -> list[tuple[str, str]]:
+    query: bytes = scope.get("query_string", b"")
+    return parse_qsl(query.decode("latin-1"), keep_blank_values=True) if query else []
+
+
+def _check_method(scope: Scope, headers: dict[bytes, bytes], way: str) -> None:
     revision = headers.get(b"mcp-protocol-version")
     is_stateless = revision is not None and revision.decode("latin-1") not in LEGACY
-    allowed: Iterable[str] = ("POST",) if is_stateless or is_plain else _METHODS
+    allowed: Iterable[str] = ("POST",) if is_stateless or way else _METHODS
+    if way == mcp_sse.STREAM:
+        allowed = ("GET",)
     if scope["method"] not in allowed:
         raise MethodNotAllowed(details={"allowed": list(allowed)})
+
+
+def _take_session_from_address(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    """In HTTP+SSE the address of a POST names the session; that of a stream, which begins one, names none."""
+    headers.pop(b"mcp-session-id", None)
+    if scope["method"] == "POST":
+        named = [value for name, value in _query_of(scope) if name == "session_id"]
+        if len(named) != 1:
+            raise Malformed("Post to the address that the stream names first, with its session_id.")
+        headers[b"mcp-session-id"] = named[0].encode()
 
 
 def _credential(headers: dict[bytes, bytes]) -> str:

@@ -150,7 +150,7 @@ async def _post_legacy(request: Request, message: Message, admit: Admit) -> None
     if message.method == "initialize" and message.is_request:
         await _initialize(request, message)
         return
-    session = await _session_of(request, message.id)
+    session = await session_of(request, message.id)
     if session is None:
         return
     if message.is_request:
@@ -182,14 +182,16 @@ async def _initialize(request: Request, message: Message) -> None:
     await request.give(200, result_message(message.id, said), [(b"mcp-session-id", session.id.encode())])
 
 
-async def _session_of(request: Request, number: str | int | None = None) -> Session | None:
+async def session_of(request: Request, number: str | int | None = None, *, is_piped: bool = False) -> Session | None:
     """The session that a request names; where there is none, that is answered."""
     session_id = request.header(b"mcp-session-id")
     if session_id is None:
         error = RpcError(INVALID_REQUEST, "There is no session yet: begin with initialize.")
         await request.give_error(400, error, number)
         return None
-    session: Session | None = request.here.sessions.find(request.actor, session_id, bundle=request.bundle)
+    session: Session | None = request.here.sessions.find(
+        request.actor, session_id, bundle=request.bundle, is_piped=is_piped
+    )
     if session is None:
         await request.give_error(404, RpcError(INVALID_REQUEST, "Session not found. Open another one."), number)
     return session
@@ -294,7 +296,7 @@ async def listen(request: Request, admit: Admit) -> None:
     if not request.accepts("text/event-stream"):
         await request.give_error(406, RpcError(INVALID_REQUEST, "Accept text/event-stream."))
         return
-    session = await _session_of(request)
+    session = await session_of(request)
     if session is None:
         return
     place = place_of(request.header(b"last-event-id") or "")
@@ -306,12 +308,12 @@ async def listen(request: Request, admit: Admit) -> None:
         changes = Changes(request.bundle, dict(CHANGES.values()), session.tell, session.subscriptions)
     else:
         changes = Changes(request.bundle, {}, lambda _: None)
-    await _while_admitted(request, stream.copy(request.send, after), admit, changes)
+    await while_admitted(request, stream.copy(request.send, after), admit, changes)
 
 
 async def end_session(request: Request) -> None:
     """DELETE: the end of a session."""
-    session = await _session_of(request)
+    session = await session_of(request)
     if session is not None:
         request.here.sessions.end(session)
         await request.give(200)
@@ -341,7 +343,7 @@ async def _subscribe(request: Request, message: Message, admit: Admit) -> None:
             return
         try:
             if await _unless_left(request, telling.begin()):
-                await _while_admitted(request, stream.copy(request.send), admit, telling.changes)
+                await while_admitted(request, stream.copy(request.send), admit, telling.changes)
         finally:
             telling.end()
     finally:
@@ -364,7 +366,7 @@ async def _unless_left(request: Request, work: Awaitable[None]) -> bool:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _while_admitted(request: Request, work: Any, admit: Admit, changes: Changes) -> None:
+async def while_admitted(request: Request, work: Any, admit: Admit, changes: Changes) -> None:
     """Let a stream run as long as its credential holds and its caller reads; a revoked one ends it within seconds."""
     writing = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request.receive))

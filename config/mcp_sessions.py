@@ -9,14 +9,14 @@ import contextvars
 import itertools
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
 from apps.core.actor import Actor
 from apps.gateway import services as gateway
-from config.mcp_messages import call_message
+from config.mcp_messages import Message, call_message
 from config.mcp_streams import RESUME_SECONDS, Stream
 
 RELAYED = "gatehouse.relayed"
@@ -47,6 +47,13 @@ class Notices(Protocol):
 
     def end(self) -> None:
         """Nothing follows."""
+
+
+class Hearing(Protocol):
+    """Takes the messages of a session whose answers all go one way."""
+
+    def hear(self, message: Message, size: int, admit: Callable[[], Awaitable[Actor]]) -> None:
+        """Take a message of so many bytes."""
 
 
 class Kept:
@@ -93,6 +100,8 @@ class Session:
     questions: "dict[str, asyncio.Future[Mapping[str, Any]]]" = field(default_factory=dict)
     streams: "OrderedDict[str, Stream]" = field(default_factory=OrderedDict)
     notices: Notices | None = None
+    conversation: Hearing | None = None
+    """Who takes its messages; None where each of them has an answer of its own."""
     subscriptions: gateway.Subscriptions = field(init=False)
     kept: Kept = field(default_factory=Kept)
     _numbers: Any = field(default_factory=itertools.count)
@@ -103,7 +112,8 @@ class Session:
     def new_stream(self) -> Stream:
         """A stream whose events can be read again."""
         name = f"{next(self._numbers):x}"
-        stream = Stream(name, is_primed=self.version >= PRIMED_SINCE, ended=self._keep)
+        opening = f"id: {name}-0\ndata: \n\n".encode() if self.version >= PRIMED_SINCE else b""
+        stream = Stream(name, opening=opening, ended=self._keep)
         self.streams[name] = stream
         for old in [each for each in self.streams.values() if each.is_ended][:-MOST_STREAMS]:
             self.kept.drop(old)
@@ -225,10 +235,12 @@ class Sessions:
             [(busiest, _)] = Counter(each.user for each in oldest_first).most_common(1)
             self.end(next(each for each in oldest_first if each.user == busiest))
 
-    def find(self, actor: Actor, session_id: str, *, bundle: str) -> Session | None:
+    def find(self, actor: Actor, session_id: str, *, bundle: str, is_piped: bool = False) -> Session | None:
         """The caller's own session by this id at this endpoint; nobody else is told the truth about it."""
         session = self._open.get(session_id)
         if session is None or session.owner != owner_of(actor) or session.bundle != bundle:
+            return None
+        if (session.conversation is not None) != is_piped:
             return None
         self._use(session)
         return session

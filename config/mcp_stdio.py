@@ -6,47 +6,32 @@ not in their order; what has to be said before a result is simply written.
 
 import asyncio
 import json
-import logging
 import sys
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 
 from apps.auth import services as auth
-from apps.core import logs
+from apps.core import budget
 from apps.core.actor import Actor
 from apps.core.doors import read_json
 from apps.core.errors import Malformed, ServiceError
 from apps.core.threads import in_thread
 from apps.gateway import services as gateway
+from config.mcp_conversation import LISTEN, Admit, Conversation
 from config.mcp_exchange import Exchange
-from config.mcp_messages import (
-    INVALID_REQUEST,
-    META,
-    Message,
-    RpcError,
-    as_rpc_error,
-    error_message,
-    read_message,
-    result_message,
-)
-from config.mcp_methods import answer, hello
+from config.mcp_messages import META, Message, RpcError, as_rpc_error, error_message, read_message
+from config.mcp_methods import answer
 from config.mcp_notices import CHANGES, Changes, Telling
-from config.mcp_rights import still_allowed, while_allowed
 from config.mcp_sessions import Session, owner_of
-from config.outages import as_outage
-
-logger = logging.getLogger(__name__)
 
 HERE = "127.0.0.1"
 """From where somebody calls over standard input: this machine. A key that is bound to addresses has to allow it."""
-MOST_AT_ONCE = 64
-MOST_UNDER_WAY = 1024
-"""How many requests are taken before the next one is refused; those beyond MOST_AT_ONCE wait for their turn."""
 WATCH_SECONDS = 1.0
 LAST_ANSWERS_SECONDS = 2.0
 PARSE_ERROR = -32700
@@ -70,6 +55,10 @@ class Lines:
             return True
         return False
 
+    async def deliver(self, message: bytes) -> None:
+        """Write an answer."""
+        self.put(message)
+
     @property
     def is_read(self) -> bool:
         """Whether everything has been sent: a write ends when it is."""
@@ -90,16 +79,15 @@ class Lines:
             self._loop.call_soon_threadsafe(self._read.put_nowait, b"")
 
 
-class Conversation:
-    """One client and what it has under way."""
+class StdioConversation(Conversation):
+    """One client over standard input and output, in either era."""
 
-    def __init__(self, lines: Lines, admit: Callable[[], Awaitable[Actor]]) -> None:
+    at = "stdio"
+
+    def __init__(self, lines: Lines, admit: Admit) -> None:
+        super().__init__(lines)
         self._lines = lines
         self._admit = admit
-        self._session: Session | None = None
-        self._room = asyncio.Semaphore(MOST_AT_ONCE)
-        self._tasks: dict[str | int, asyncio.Task[None]] = {}
-        self._lasting: set[asyncio.Task[None]] = set()
         self._changes: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
@@ -107,120 +95,47 @@ class Conversation:
         try:
             while (line := await self._lines.next()) is not None:
                 if line.strip():
-                    await self._hear(line)
+                    self._read(line)
             await self._answer_the_rest()
         finally:
-            await self._end()
+            await self.end()
 
-    async def _hear(self, line: bytes) -> None:
+    def _read(self, line: bytes) -> None:
         try:
             message = read_message(read_json(line))
         except Malformed as error:
             number, told = _id_of(line), as_rpc_error(error)
             code = PARSE_ERROR if number is None else told.code
             self._lines.put(error_message(number, RpcError(code, told.message, told.data)))
-            return
         except RpcError as error:
             self._lines.put(error_message(None, error))
-            return
-        if message.is_request:
-            assert message.id is not None  # noqa: S101 - it is a request
-            if message.id in self._tasks or len(self._tasks) >= MOST_UNDER_WAY:
-                said = "A request of this id is under way." if message.id in self._tasks else "Too many are under way."
-                self._lines.put(error_message(message.id, RpcError(INVALID_REQUEST, said)))
-                return
-            task = asyncio.get_running_loop().create_task(self._answer(message))
-            self._tasks[message.id] = task
-            if message.method == "subscriptions/listen":
-                self._lasting.add(task)
-            task.add_done_callback(lambda done: self._ended(message.id, done))
-        elif not message.method and self._session is not None:
-            self._session.answered(message.id, message.body)
-        elif message.method == "notifications/cancelled":
-            task_of = self._tasks.get(message.cancels)
-            if task_of is not None:
-                task_of.cancel()
-        elif self._session is not None:
-            self._session.heard(message.method, message.params)
+        else:
+            self.hear(message, len(line), self._admit)
 
-    def _ended(self, number: str | int | None, done: "asyncio.Task[None]") -> None:
-        self._lasting.discard(done)
-        if number is not None and self._tasks.get(number) is done:
-            del self._tasks[number]
-
-    async def _answer(self, message: Message) -> None:
-        # The turn is waited for here and not by who reads: what is under way may wait for the next line.
-        async with AsyncExitStack() as turn:
-            if message.method != "subscriptions/listen":
-                await turn.enter_async_context(self._room)
-            await self._answer_now(message)
-
-    async def _answer_now(self, message: Message) -> None:
-        mark = logs.current_actor.set(None)
-        try:
-            actor = await self._actor()
-            logs.current_actor.set(actor)
-            check = still_allowed(self._admit, message, "")
-            if message.method == "initialize":
-                body = await self._initialize(actor, message)
-            elif META + "protocolVersion" in message.meta:
-                body = await while_allowed(self._answer_modern(actor, message), check)
-            else:
-                body = await while_allowed(self._answer_legacy(actor, message), check)
-        except RpcError as error:
-            body = error_message(message.id, error)
-        except Exception as error:
-            refused = error if isinstance(error, ServiceError) else as_outage(error) or ServiceError()
-            if refused.code == ServiceError.code:
-                logger.exception("A message could not be answered.")
-            body = error_message(message.id, as_rpc_error(refused))
-        finally:
-            logs.current_actor.reset(mark)
-        self._lines.put(body)
-
-    async def _actor(self) -> Actor:
-        try:
-            return await self._admit()
-        except ServiceError as error:
-            raise as_rpc_error(error) from error
-
-    async def _initialize(self, actor: Actor, message: Message) -> bytes:
-        version, said = await hello(actor, message.params, "")
-        info = message.params.get("clientInfo")
-        session = Session(
-            "stdio", owner_of(actor), actor.organization_id, "", version, message.params.get("capabilities") or {},
-            info if isinstance(info, dict) else {},
-        )  # fmt: skip
-        if self._session is not None:
-            self._session.end()
+    def begin(self, actor: Actor, version: str, capabilities: Mapping[str, Any], client: Mapping[str, Any]) -> None:
+        """Begin a session, or another one in the place of the last."""
+        session = Session("stdio", owner_of(actor), actor.organization_id, "", version, capabilities, client)
+        if self.session is not None:
+            self.session.end()
         session.notices = self._lines
-        self._session = session
+        self.session = session
         self._watch(Changes("", dict(CHANGES.values()), session.tell, session.subscriptions))
-        assert message.id is not None  # noqa: S101 - it is a request
-        return result_message(message.id, said)
 
-    async def _answer_legacy(self, actor: Actor, message: Message) -> bytes:
-        session = self._session
-        if session is None:
-            raise RpcError(INVALID_REQUEST, "There is no session yet: begin with initialize.")
-        return await answer(
-            Exchange(
-                actor, message, self._lines, "", False, session, session.capabilities, session.client_info, at="stdio"
-            )
-        )
-
-    async def _answer_modern(self, actor: Actor, message: Message) -> bytes:
+    async def answer(self, actor: Actor, message: Message, share: budget.Share) -> bytes:
+        """The answer to a request of either era; raises RpcError."""
+        if message.method == "initialize" or META + "protocolVersion" not in message.meta:
+            return await super().answer(actor, message, share)
         verdict = classify_inbound_request(message.body)
         if isinstance(verdict, InboundLadderRejection):
             raise RpcError(verdict.code, verdict.message, verdict.data)
-        capabilities = verdict.client_capabilities
-        exchange = Exchange(
-            actor, message, self._lines, "", True, None, capabilities if isinstance(capabilities, dict) else {},
-            verdict.client_info if isinstance(verdict.client_info, dict) else {}, at="stdio",
-        )  # fmt: skip
-        if message.method == "subscriptions/listen":
+        if message.method == LISTEN:
             return await self._listen(actor, message)
-        return await answer(exchange)
+        capabilities, info = (
+            each if isinstance(each, dict) else {} for each in (verdict.client_capabilities, verdict.client_info)
+        )
+        return await answer(
+            Exchange(actor, message, self._lines, "", True, None, capabilities, info, share, at=self.at)
+        )  # fmt: skip
 
     async def _listen(self, actor: Actor, message: Message) -> bytes:
         telling = Telling(actor, message, "", self._lines)
@@ -228,7 +143,7 @@ class Conversation:
             await telling.begin()
             while True:
                 await asyncio.sleep(WATCH_SECONDS)
-                await telling.changes.look(await self._actor())
+                await telling.changes.look(await self._admit())
         finally:
             telling.end()
 
@@ -236,7 +151,7 @@ class Conversation:
         async def look() -> None:
             while True:
                 with suppress(RpcError, ServiceError, OperationalError, InterfaceError):
-                    await changes.look(await self._actor())
+                    await changes.look(await self._admit())
                 await asyncio.sleep(WATCH_SECONDS)
 
         if self._changes is not None:
@@ -245,17 +160,18 @@ class Conversation:
 
     async def _answer_the_rest(self) -> None:
         """Who closes the input after a question may still read the answer, if that is ready soon."""
-        pending = set(self._tasks.values()) - self._lasting
+        pending = [task for task, message in self._tasks.items() if message.method != LISTEN]
         if pending:
             await asyncio.wait(pending, timeout=LAST_ANSWERS_SECONDS)
 
-    async def _end(self) -> None:
-        pending = [*self._tasks.values(), *([self._changes] if self._changes else [])]
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        if self._session is not None:
-            self._session.end()
+    async def end(self) -> None:
+        """Stop everything, and close what the session opened."""
+        if self._changes is not None:
+            self._changes.cancel()
+            await asyncio.gather(self._changes, return_exceptions=True)
+        await super().end()
+        if self.session is not None:
+            self.session.end()
         gateway.parking_lot().end_all()
 
 
@@ -278,4 +194,4 @@ async def serve_stdio(credential: str) -> None:
             return known
         return await in_thread(auth.actor_from_bearer, credential, surface="mcp", audience=audience, address=HERE)
 
-    await Conversation(Lines(), admit).serve()
+    await StdioConversation(Lines(), admit).serve()

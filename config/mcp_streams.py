@@ -47,9 +47,10 @@ class Stream:
     """A sequence of messages that is written as it happens and read by whoever holds the connection."""
 
     def __init__(
-        self, name: str = "", *, is_primed: bool = False, ended: "Callable[[Stream], None] | None" = None
+        self, name: str = "", *, opening: bytes = b"", ended: "Callable[[Stream], None] | None" = None
     ) -> None:
         self.name = name
+        self._opening = opening
         self._tell_ended = ended
         self.readers = 0
         self.is_ended = False
@@ -57,7 +58,6 @@ class Stream:
         self._events: deque[bytes] = deque()
         self._size = 0
         self._read_to = 0
-        self._is_primed = is_primed
         self._news = asyncio.Event()
 
     def put(self, message: bytes, *, may_be_dropped: bool = False) -> bool:
@@ -93,8 +93,8 @@ class Stream:
         self.readers += 1
         try:
             await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-            if self._is_primed and not after:
-                await _send_part(send, f"id: {self.name}-0\ndata: \n\n".encode())
+            if self._opening and not after:
+                await _send_part(send, self._opening)
             while True:
                 self._news.clear()
                 while at < self._first + len(self._events):

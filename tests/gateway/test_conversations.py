@@ -15,6 +15,7 @@ import httpx2
 import mcp_types as types
 import pytest
 from mcp.client.client import Client as SdkClient
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
@@ -26,7 +27,8 @@ from tests.live import Live
 from tests.people import Person
 
 pytestmark = pytest.mark.django_db(transaction=True)
-MODES = ("legacy", MODERN)
+OVER_SSE = "legacy over HTTP+SSE"
+OLDER, MODES = ("legacy", OVER_SSE), ("legacy", OVER_SSE, MODERN)
 SECONDS = 60
 _SHORTENED = re.compile("up__test_input_required_result_mul.*_[0-9a-f]{8}$")
 
@@ -63,6 +65,11 @@ def server(era: str, upstreams: dict[str, str], alice: Person, settings: Any) ->
     made.refresh_from_db()
     assert (made.protocol_version == MODERN) == (era == "modern")
     return made
+
+
+@pytest.fixture(autouse=True)
+def _sse_is_on(settings: Any) -> None:
+    settings.MCP_SSE = True
 
 
 @dataclass
@@ -110,12 +117,13 @@ async def agent(live: Live, key: str, mode: str, person: Watcher, **options: Any
         "elicitation_callback": person.elicit, "sampling_callback": person.sample,
         "list_roots_callback": person.roots, "logging_callback": person.logged, "message_handler": person.heard,
     }  # fmt: skip
-    async with (
-        asyncio.timeout(SECONDS),
-        httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS) as http,
-        SdkClient(streamable_http_client(live.mcp_url, http_client=http), mode=mode, **{**given, **options}) as client,
-    ):
-        yield client
+    headers = {"Authorization": f"Bearer {key}"}
+    async with asyncio.timeout(SECONDS), httpx2.AsyncClient(headers=headers, timeout=SECONDS) as http:
+        way: Any = streamable_http_client(live.mcp_url, http_client=http)
+        if mode == OVER_SSE:
+            way, mode = sse_client(f"{live.mcp_url}/sse", headers=headers, timeout=SECONDS), "legacy"
+        async with SdkClient(way, mode=mode, **{**given, **options}) as client:
+            yield client
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -180,8 +188,9 @@ def test_progress_arrives_in_order_and_before_the_result(live: Live, alice: Pers
     asyncio.run(talk())
 
 
+@pytest.mark.parametrize("mode", OLDER)
 def test_a_server_s_log_reaches_a_session_as_far_as_it_wants_it(
-    live: Live, alice: Person, server: Server, era: str
+    live: Live, alice: Person, server: Server, era: str, mode: str
 ) -> None:
     if era == "modern":
         pytest.skip("the tool that logs is of the older era")
@@ -190,7 +199,7 @@ def test_a_server_s_log_reaches_a_session_as_far_as_it_wants_it(
     key = live.key(alice)
 
     async def talk() -> None:
-        async with agent(live, key, "legacy", person) as client:
+        async with agent(live, key, mode, person) as client:
             await client.call_tool("up__test_tool_with_logging", {})
             assert [each.data for each in person.log] == [
                 "Tool execution started", "Tool processing data", "Tool execution completed",

@@ -12,8 +12,10 @@ from apps.core import budget
 from apps.core.budget import Budget
 from apps.gateway import services as gateway
 from config import mcp_held
+from config.mcp_http import count_sessions
 from tests.gateway.agent import MODERN, Agent, agent_of, offer
 from tests.gateway.conftest import Evil
+from tests.gateway.sse_speaker import speaking
 from tests.live import Live
 from tests.people import Person
 
@@ -78,6 +80,42 @@ def test_who_does_not_read_is_left_and_meanwhile_others_are_refused_clearly_and_
     assert len(huge(agent)["content"][0]["text"]) == 2 * MEBIBYTE
     assert gateway.breaker_state(server.id).failures == 0  # it was never the server's fault
     wait_until(lambda: all(each.taken == 0 for each in budget._budgets.values()))
+
+
+def test_large_answers_on_one_stream_all_arrive_and_count_until_they_have_left(
+    live: Live, alice: Person, evil: Evil, held: list[int], settings: Any
+) -> None:
+    settings.MCP_SSE = True
+    offer(alice, "up", evil.url, tools=("huge", "echo"), protocol_version=MODERN, max_concurrency=16)
+    with speaking((live.url,), live.key(alice), "2024-11-05") as client:
+        numbers = {client.send("tools/call", {"name": "up__huge", "arguments": {"megabytes": 2}}) for _ in range(8)}
+        wait_until(lambda: held and held[-1] > MOST // 4)  # several have been read, and wait for who reads them
+        sizes = {}
+        while numbers - set(sizes):
+            each = next(client.messages())
+            sizes[each["id"]] = len(each["result"]["content"][0]["text"])
+
+    assert list(sizes.values()) == [2 * MEBIBYTE] * 8
+    assert max(held) <= MOST + 2 * MEBIBYTE
+    wait_until(lambda: held[-1] == 0)
+
+
+def test_who_does_not_read_its_stream_is_left_with_all_that_it_has_under_way(
+    live: Live, alice: Person, evil: Evil, held: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django.conf.settings.MCP_SSE", True)
+    monkeypatch.setattr(mcp_held, "LONGEST_PIECE_SECONDS", 3.0)
+    offer(alice, "up", evil.url, tools=("huge", "hang"), protocol_version=MODERN, timeout_seconds=60.0)
+    with speaking((live.url,), live.key(alice), "2024-11-05") as client:
+        client.send("tools/call", {"name": "up__hang", "arguments": {}})
+        for _ in range(2):
+            client.send("tools/call", {"name": "up__huge", "arguments": {"megabytes": 9}})
+        wait_until(lambda: held and held[-1] > MOST // 2)
+
+        wait_until(lambda: count_sessions(alice.organization.id) == 0)
+        wait_until(lambda: evil.seen("cancelled").get("hang") == 1)
+        wait_until(lambda: held[-1] == 0)
+        assert client.post({"jsonrpc": "2.0", "id": 1, "method": "ping"}).status == 404
 
 
 class Unread:

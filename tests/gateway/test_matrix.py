@@ -17,6 +17,7 @@ from tests.fixtures import servers
 from tests.fixtures.revisions import ASKS, ICONS, MODERN, NO_ITEM, OLDEST, URI
 from tests.gateway.agent import META, refresh
 from tests.gateway.speaker import Heard, Speaker
+from tests.gateway.sse_speaker import SseSpeaker, speaking
 from tests.live import Live
 from tests.people import Person
 
@@ -88,12 +89,29 @@ def test_what_both_sides_have_arrives_and_the_rest_is_refused_clearly(
     """For each client: a subtest of its own."""
     for revision in REVISIONS:
         with subtests.test(client=revision), client_of(revision, live, alice) as client:
-            uses_tools(client, upstream)
-            is_told_the_progress(client, upstream)
-            uses_prompts(client)
-            uses_resources(client)
-            is_asked(client, upstream)
-            is_refused_the_methods_of_the_other_era(client)
+            does_everything(client, upstream)
+
+
+def test_a_client_of_the_oldest_transport_has_all_that_its_revision_has(
+    live: Live, alice: Person, upstream: str, subtests: pytest.Subtests, settings: Any
+) -> None:
+    """The one revision that had no other over HTTP, and the last one that may come by it."""
+    settings.MCP_SSE = True
+    for revision in (OLDEST, ICONS):
+        made = speaking((live.url,), live.key(alice), revision, FORMS[revision], answers=ALICE)
+        with subtests.test(client=revision), made as client:
+            does_everything(client, upstream)
+            is_told_of_a_change(client)
+
+
+def does_everything(client: Speaker, upstream: str) -> None:
+    """All that a client can want."""
+    uses_tools(client, upstream)
+    is_told_the_progress(client, upstream)
+    uses_prompts(client)
+    uses_resources(client)
+    is_asked(client, upstream)
+    is_refused_the_methods_of_the_other_era(client)
 
 
 def test_what_one_client_of_a_key_can_be_asked_is_not_expected_of_another(
@@ -185,6 +203,15 @@ def uses_resources(client: Speaker) -> None:
         assert (error["code"], error["data"]["uri"]) == (INVALID_PARAMS if client.is_modern else NO_RESOURCE, uri)
     for result in (listed, templates, read):
         assert_is_of(client.revision, result, is_list=True)
+
+
+def is_told_of_a_change(client: SseSpeaker) -> None:
+    """A resource that it has subscribed to, on the same stream as everything else."""
+    assert client.ask("resources/subscribe", {"uri": URI}).result == {}
+    told = list(client.use("up__touch", {"what": "resource"}).notices)
+    while not told:
+        told.append(next(each for each in client.messages() if "id" not in each))
+    assert (told[0]["method"], told[0]["params"]) == ("notifications/resources/updated", {"uri": URI})
 
 
 def is_asked(client: Speaker, upstream: str) -> None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastmcp import Client as FastMCPClient
-from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
+from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
 from mcp.client.client import Client as SdkClient
+from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from tests.fixtures import node_tools
@@ -73,6 +74,27 @@ def by_fastmcp(url: str, key: str, era: str, tool: str, arguments: dict[str, Any
     async def ask() -> Seen:
         transport = StreamableHttpTransport(url, headers={"Authorization": f"Bearer {key}"})
         async with FastMCPClient(transport, mode=ERAS[era]) as client:
+            return await _asked_by_fastmcp(client, tool, arguments)
+
+    return asyncio.run(ask())
+
+
+def by_sdk_over_sse(url: str, key: str, tool: str, arguments: dict[str, Any]) -> Seen:
+    """The client of the MCP SDK for Python by HTTP+SSE, which chooses the revision itself."""
+
+    async def ask() -> Seen:
+        way = sse_client(url, headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS)
+        async with SdkClient(way) as client:
+            return await _asked(client, tool, arguments)
+
+    return asyncio.run(ask())
+
+
+def by_fastmcp_over_sse(url: str, key: str, tool: str, arguments: dict[str, Any]) -> Seen:
+    """The client of FastMCP by HTTP+SSE, which chooses the revision itself."""
+
+    async def ask() -> Seen:
+        async with FastMCPClient(SSETransport(url, headers={"Authorization": f"Bearer {key}"})) as client:
             return await _asked_by_fastmcp(client, tool, arguments)
 
     return asyncio.run(ask())

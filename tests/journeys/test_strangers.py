@@ -107,6 +107,7 @@ def platform(tmp_path_factory, upstream_port, desk) -> Iterator[Platform]:
     allowed = {
         "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{upstream_port}",
         "GATEHOUSE_STDIO_ALLOW": ";".join(shlex.join(line) for line in programs),
+        "GATEHOUSE_MCP_SSE": "1",
     }
     with Platform(tmp_path_factory.mktemp("strangers"), **allowed) as started:
         yield started
@@ -141,6 +142,22 @@ def test_both_typescript_sdks_list_and_call_the_demo(platform):
     assert [each["label"].partition(" ")[0] for each in attempts] == ["sdk-v1", *["client-v2"] * 3]
     assert [each["protocol"] for each in attempts] == ["2025-11-25", "2025-11-25", "2026-07-28", "2026-07-28"]
     assert all("Europe/Paris" in each["content"][0]["text"] for each in attempts)
+
+
+def test_both_typescript_sdks_list_and_call_the_demo_over_http_sse(platform):
+    attempts = strangers.by_typescript(f"{platform.url}/mcp/sse", platform.demo_key(), TIME_TOOL, IN_PARIS)
+
+    assert [each for each in attempts if not each["ok"] or each["isError"]] == []
+    assert [each["label"].partition(" ")[0] for each in attempts] == ["sdk-v1", *["client-v2"] * 2]
+    assert {each["protocol"] for each in attempts} == {"2025-11-25"}
+    assert all("Europe/Paris" in each["content"][0]["text"] for each in attempts)
+
+
+@pytest.mark.parametrize("client", [strangers.by_sdk_over_sse, strangers.by_fastmcp_over_sse])
+def test_a_client_of_python_lists_and_calls_the_demo_over_http_sse(platform, client):
+    seen = client(f"{platform.url}/mcp/sse", platform.demo_key(), TIME_TOOL, IN_PARIS)
+
+    assert_tells_the_time(seen, "2025-11-25")
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -32,6 +32,7 @@ from tests.fixtures.faults import own_redis
 from tests.fixtures.servers import PROJECT, Process, evil_upstream, free_port, revision_http
 from tests.gateway.agent import LEGACY
 from tests.gateway.speaker import Speaker
+from tests.gateway.sse_speaker import SseSpeaker
 from tests.house.canaries import Visitor
 from tests.journeys.platform import Platform
 from tests.journeys.rest import offered, signed_in
@@ -169,6 +170,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "GATEHOUSE_EGRESS_ALLOW": f"127.0.0.1:{upstream_port},127.0.0.1:{old_port}",
         "GATEHOUSE_STDIO_ALLOW": shlex.join(WORKER),
         "GATEHOUSE_LOG_LEVEL": "warning",
+        "GATEHOUSE_MCP_SSE": "1",
     }
     with ExitStack() as stack:
         settings["REDIS_URL"] = stack.enter_context(own_redis())
@@ -509,6 +511,29 @@ def test_a_question_is_answered_through_the_process_that_did_not_ask(house: Hous
 
     client.end()
     assert said == ["accept: Alice"] * 2
+
+
+def test_what_is_posted_to_the_process_that_has_not_the_stream_is_answered_on_the_stream(house: House) -> None:
+    """HTTP+SSE: a call, and the answer to its question; a stranger's POST is as unknown there as here."""
+    for listens_at, posts_at in WAYS:
+        client = SseSpeaker(
+            house.urls, house.keys["developer"], LEGACY, {"elicitation": {}}, ALICE,
+            asks_at=posts_at, answers_at=posts_at, listens_at=listens_at,
+        )  # fmt: skip
+        client.begin()
+        heard = client.use("old__ask", {"message": "Who?"})
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        strangers = []
+        for client.asks_at in (0, 1):
+            strangers.append(client.post(ping, key=house.keys["admin"]).status)
+        client.end()
+
+        assert heard.result["content"][0]["text"] == "accept: Alice"
+        assert strangers == [404, 404]
+        deadline = time.monotonic() + MOST_SECONDS
+        while client.post(ping).status != 404:  # who has left has no session in either
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_a_call_that_waits_in_another_process_is_continued_by_its_caller_alone(house: House) -> None:
