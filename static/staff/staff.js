@@ -33,14 +33,18 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
   const text = document.getElementById(button.dataset.copy);
+  let said = "Copied";
   try {
     await navigator.clipboard.writeText(text.textContent);
-    button.querySelector("[data-copy-label]").textContent = "Copied";
   } catch {
     // Without HTTPS there is no clipboard: select the text for the person to copy.
     getSelection().selectAllChildren(text);
-    button.querySelector("[data-copy-label]").textContent = "Selected: press Ctrl+C";
+    said = "Selected: press Ctrl+C";
   }
+  button.querySelector("[data-copy-label]").textContent = said;
+  // A screen reader is not told that a button is called otherwise now.
+  const aloud = button.parentElement.querySelector("[data-copy-said]");
+  if (aloud) aloud.textContent = said;
 });
 
 // Choosing among many: what is typed narrows the list at once, and what was chosen stays chosen while it is hidden.

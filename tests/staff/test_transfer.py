@@ -355,7 +355,8 @@ def test_the_example_in_the_documents_is_understood():
     items = read_document(example.encode()).items
 
     assert [(item.kind, item.name, item.why) for item in items] == [
-        ("server", "notes", ""), ("capability", "search", ""), ("bundle", "desk", ""), ("member", "dora@example.com", ""),
+        ("server", "notes", ""), ("capability", "search", ""), ("bundle", "desk", ""),
+        ("member", "dora@example.com", ""),
     ]  # fmt: skip
 
 

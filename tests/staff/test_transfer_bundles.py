@@ -243,13 +243,16 @@ def test_a_server_that_the_file_could_not_make_is_lacking_too(alice: Person) -> 
 
 
 def test_who_may_not_manage_bundles_brings_none_in(alice: Person, victor: Person, notes: Server) -> None:
-    file = read_document(json.dumps(document(DESK)).encode())
+    lacking = {"slug": "other", "items": [{"server": "maps"}]}
+    file = read_document(json.dumps(document(DESK, lacking)).encode())
     less = replace(alice.actor, grants=alice.actor.grants - {"bundle.write"})
 
     for actor in (victor.actor, less):
         plan = rehearse(actor, file)
-        [line] = plan.lines
-        assert line.outcome == "refuse" and "bundle.write" in line.why
+        assert [line.outcome for line in plan.lines] == ["refuse", "refuse"]
+        assert all("bundle.write" in line.why and not line.notes for line in plan.lines), (
+            "before what is lacking is told"
+        )
         import_document(actor, file, digest=plan.digest)
     assert not Bundle.objects.exists()
 

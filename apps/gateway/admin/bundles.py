@@ -70,7 +70,7 @@ class BundleAdmin(TenantAdmin):
         return [
             (None, {"fields": ["name", "slug", "description"]}),
             ("What agents are told", {"fields": ["instructions"]}),
-            ("What is in it", {"fields": names}),
+            ("Names" if obj else "What is in it", {"fields": names}),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Sequence[str]:

@@ -92,13 +92,14 @@ def _given(value: str) -> BundleItemIn:
 
 def _found(capabilities: QuerySet[Any], words: str) -> QuerySet[Any]:
     """The rows, without the definitions, which may be long, but for what they say of themselves."""
-    rows = capabilities.defer("definition", "approved_definition", "warnings").select_related("server")
+    rows: QuerySet[Any] = capabilities.defer("definition", "approved_definition", "warnings").select_related("server")
     for word in searched(words):
         rows = rows.filter(
             Q(public_name__icontains=word) | Q(name__icontains=word) | Q(kind__icontains=word)
             | Q(server__name__icontains=word) | Q(server__slug__icontains=word)
         )  # fmt: skip
-    return rows.annotate(said=KT("definition__description")).order_by("server__slug", "kind", "public_name", "id")
+    rows = rows.annotate(said=KT("definition__description"))
+    return rows.order_by("server__slug", "kind", "public_name", "id")
 
 
 def _of_server(server: Any, rows: Sequence[Any], chosen: frozenset[str], there: frozenset[str]) -> Group:

@@ -31,7 +31,7 @@ def target_of(item: BundleItem) -> SafeString:
     """What an item takes in, by its name in the catalogue."""
     if item.capability:
         return link("registry_capability", item.capability_id, code(item.takes_in))
-    return link("registry_server", item.server_id, item.takes_in) if item.server_id else reveal(item.native)
+    return link("registry_server", item.server_id, item.takes_in) if item.server_id else code(item.native)
 
 
 def item_state(item: BundleItem) -> SafeString:
@@ -61,10 +61,10 @@ def shown_item(item: BundleItem, *, may_change: bool) -> dict[str, Any]:
     return {
         "anchor": anchor_of(item),
         "key": item.pk,
-        "name": format_html("All of {}", reveal(item.takes_in)) if item.kind == ItemKind.SERVER else code(str(item)),
+        "name": _name_of(item),
         "called": str(item),
-        "kind": KINDS[item.shows] if item.kind != ItemKind.SERVER else "Now and later",
-        "target": target_of(item) if item.kind == ItemKind.SERVER or item.alias else "",
+        "kind": badge("Now and later" if item.kind == ItemKind.SERVER else KINDS[item.shows]),
+        "target": target_of(item) if item.alias else "",
         "why": item.unusable_because,
         "alias": item.alias,
         "own_name": item.takes_in,
@@ -75,6 +75,12 @@ def shown_item(item: BundleItem, *, may_change: bool) -> dict[str, Any]:
         "change_url": reverse("admin:gateway_bundleitem_change", args=[item.pk]) if has_form else "",
         "out_url": reverse("admin:gateway_bundleitem_deed", args=[item.pk, "take_out"]) if may_change else "",
     }
+
+
+def _name_of(item: BundleItem) -> SafeString:
+    if item.kind == ItemKind.SERVER:
+        return format_html("All of {}", target_of(item))
+    return code(item.alias) if item.alias else target_of(item)
 
 
 def _own_description(item: BundleItem) -> str:
