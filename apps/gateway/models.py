@@ -149,9 +149,21 @@ class BundleItem(TenantRecord):
         return "server" if self.server_id else "tool"
 
     @property
+    def unusable_because(self) -> str:
+        """Why agents may not use it now; empty where they may, if their rights let them."""
+        capability, server = self.capability, self.capability.server if self.capability else self.server
+        reasons = [
+            (server and server.deleted_at, "Its server is removed."),
+            (capability and capability.removed_at, "Its server does not offer it any more."),
+            (server and not server.is_approved, "Its server waits for approval."),
+            (server and not server.is_enabled, "Its server is disabled."),
+            (capability and not capability.approved_digest, "It is new, and waits for approval."),
+            (capability and not capability.is_approved, "Its definition has changed, and waits for approval."),
+            (capability and not capability.is_enabled, "It is disabled."),
+        ]
+        return next((reason for holds, reason in reasons if holds), "")
+
+    @property
     def is_usable(self) -> bool:
         """Whether agents may use it now, if their rights let them."""
-        capability, server = self.capability, self.capability.server if self.capability else self.server
-        if server and not (server.is_approved and server.is_enabled and server.deleted_at is None):
-            return False
-        return not capability or (capability.removed_at is None and capability.is_enabled and capability.is_approved)
+        return not self.unusable_because

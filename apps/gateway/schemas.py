@@ -53,6 +53,7 @@ class BundleItemOut(Out):
     alias: str
     description_override: str
     is_usable: bool = Field(description="Whether agents may use it now, if their rights let them.")
+    unusable_because: str = Field(description="Why they may not; empty where they may.")
 
 
 class BundleIn(In):

@@ -15,8 +15,9 @@ from apps.core.errors import InvalidInput
 from apps.registry import services as registry
 from apps.registry.models import Capability, Transport
 from apps.registry.schemas import CapabilityPatch, ServerFilters, ServerLimits
-from config.transfer.imports import capabilities_of, every
+from config.transfer.bundles import bundles_of, written_bundle
 from config.transfer.items import VERSION, open_command, open_url
+from config.transfer.rows import capabilities_of, every
 
 _DECIDED = tuple(CapabilityPatch.model_fields)
 _USUAL = {name: getattr(Capability(), name) for name in _DECIDED}
@@ -24,11 +25,14 @@ _COLUMNS = (
     "slug", "name", "transport", "url", "command", "environment", "tags", "owner_label", "is_enabled", "is_approved",
     "is_critical", "health", "missing",
 )  # fmt: skip
+_BUNDLE_COLUMNS = ("slug", "name", "description", "instructions", "is_enabled", "names_verbatim", "missing")
+_ITEM_COLUMNS = ("server", "kind", "name", "native", "alias", "description_override")
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 FORMATS = {
-    "json": ("application/json", "Everything: servers, decisions about their tools, members"),
+    "json": ("application/json", "Everything: servers, decisions about their tools, bundles, members"),
     "mcp.json": ("application/json", "The servers, as clients read them"),
     "csv": ("text/csv; charset=utf-8", "The servers, as a table"),
+    "bundles.csv": ("text/csv; charset=utf-8", "The bundles, as a table"),
 }
 
 
@@ -36,7 +40,7 @@ def export_configuration(actor: Actor, *, kind: str) -> str:
     """The configuration of the actor's organisation in one of the formats; the journal notes that it was taken."""
     if actor.organization_id is None:
         raise InvalidInput("A configuration belongs to an organisation. Choose one in the menu first.")
-    write = {"json": _as_json, "mcp.json": _as_client, "csv": _as_table}.get(kind)
+    write = {"json": _as_json, "mcp.json": _as_client, "csv": _as_table, "bundles.csv": _as_bundles}.get(kind)
     if write is None:
         raise InvalidInput.for_field("format", f"Choose one of {', '.join(FORMATS)}.")
     written = write(actor)
@@ -60,6 +64,7 @@ def _as_json(actor: Actor) -> str:
         "organization": actor.organization_slug,
         "exported_at": timezone.now().isoformat(timespec="seconds"),
         "servers": [_server(actor, each) for each in _servers(actor)],
+        "bundles": [written_bundle(each) for each in bundles_of(actor)],
         "members": list(_members(actor)),
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -125,11 +130,26 @@ def _for_client(server: Any) -> dict[str, Any]:
 
 
 def _as_table(actor: Actor) -> str:
+    return _table(_COLUMNS, (_row(actor, server) for server in _servers(actor)))
+
+
+def _as_bundles(actor: Actor) -> str:
+    """A line for each thing in a bundle; a bundle without any has one all the same."""
+    columns = (*_BUNDLE_COLUMNS, *(f"item_{name}" for name in _ITEM_COLUMNS))
+    return _table(columns, (row for bundle in bundles_of(actor) for row in _rows_of(written_bundle(bundle))))
+
+
+def _rows_of(bundle: dict[str, Any]) -> Iterable[list[Any]]:
+    bundle["missing"] = ", ".join(bundle.get("missing", ()))
+    for item in bundle["items"] or [{}]:
+        yield [*(bundle[name] for name in _BUNDLE_COLUMNS), *(item.get(name, "") for name in _ITEM_COLUMNS)]
+
+
+def _table(columns: Iterable[str], rows: Iterable[list[Any]]) -> str:
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(_COLUMNS)
-    for server in _servers(actor):
-        writer.writerow([guarded(each) for each in _row(actor, server)])
+    writer.writerow(columns)
+    writer.writerows([guarded(each) for each in row] for row in rows)
     return table.getvalue()
 
 

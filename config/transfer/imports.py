@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -16,49 +15,17 @@ from apps.core.actor import Actor
 from apps.core.errors import ConfirmationNeeded, InvalidInput, NotFound, ServiceError
 from apps.core.schemas import Page, PageQuery
 from apps.registry import services as registry
-from apps.registry.schemas import CapabilityFilters, ServerFilters, ServerIn
+from apps.registry.schemas import ServerFilters, ServerIn
+from config.transfer.bundles import BundleImporter
 from config.transfer.items import Document, Item, open_command, open_url
+from config.transfer.plans import Line, Plan
+from config.transfer.rows import capabilities_of, every
 
-Outcome = Literal["make", "change", "leave", "refuse"]
 _OF_ITS_OWN = frozenset({"slug", "is_enabled", "missing"})
 MOST_CHANGES = 300
 """On SQLite nobody else writes while an import is rehearsed or done, and each change costs about ten milliseconds."""
 _LATER = f"At most {MOST_CHANGES} changes are made at once. Import the file again for the rest."
 _CAN_BE_EMPTY = frozenset({"timeout_seconds"})
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What comes of one item: fields before and after, what follows from it, or why it is refused."""
-
-    kind: str
-    name: str
-    outcome: Outcome
-    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Every line of an import, and a digest by which it is seen whether anything has changed since."""
-
-    lines: list[Line]
-    digest: str
-
-    def count(self, outcome: Outcome) -> int:
-        """How many lines have this outcome."""
-        return sum(line.outcome == outcome for line in self.lines)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many lines there are of each outcome."""
-        return {each: self.count(each) for each in ("make", "change", "leave", "refuse")}
-
-    @property
-    def does_something(self) -> bool:
-        """Whether confirming it would change anything."""
-        return bool(self.count("make") or self.count("change"))
 
 
 def rehearse(actor: Actor, document: Document) -> Plan:
@@ -102,14 +69,20 @@ class _Importer:
         self._servers = {server.slug: server for server in every(self._page_of_servers)}
         self._members = {member.user.email: member for member in every(self._page_of_members)}
         self._capabilities: dict[str, dict[tuple[str, str], Any]] = {}
+        self._bundles = BundleImporter(actor, self._servers, self._made)
 
     def line(self, item: Item) -> Line:
         """What comes of an item; what a service refuses leaves the others alone."""
         if item.why:
             return _refused(item, item.why)
-        if self._changes >= MOST_CHANGES:
+        if self._changes and self._changes + item.weight > MOST_CHANGES:
             return _refused(item, _LATER)
-        bring = {"server": self._server, "capability": self._capability, "member": self._member}[item.kind]
+        bring = {
+            "server": self._server,
+            "capability": self._capability,
+            "bundle": self._bundles.line,
+            "member": self._member,
+        }[item.kind]
         try:
             self._once(item)
             with transaction.atomic():
@@ -118,11 +91,12 @@ class _Importer:
             raise
         except ServiceError as error:
             return _refused(item, _words(error))
-        self._changes += line.outcome in ("make", "change")
+        self._changes += item.weight if line.outcome in ("make", "change") else 0
         return line
 
     def _once(self, item: Item) -> None:
-        names = {"server": (item.given.get("slug"),), "member": (str(item.given.get("email")).lower(),)}
+        slug = (item.given.get("slug"),)
+        names = {"server": slug, "bundle": slug, "member": (str(item.given.get("email")).lower(),)}
         key = names.get(item.kind, (item.server, item.given.get("kind"), item.given.get("name")))
         if (item.kind, *map(str, key)) in self._seen:
             raise InvalidInput("The file names this twice. Only the first is taken.")
@@ -141,6 +115,7 @@ class _Importer:
         if item.given.get("is_enabled") is False:
             registry.disable_server(self.actor, server_id=made.id)
         self._made.add(made.slug)
+        self._servers[made.slug] = registry.get_server(self.actor, server_id=made.id)
         notes = ["Agents see nothing of it before somebody approves it.", *_missing(item)]
         return Line("server", item.name, "make", _told(item.given, skip={"missing"}), tuple(notes))
 
@@ -186,9 +161,9 @@ class _Importer:
     def _offered_by(self, slug: str) -> dict[tuple[str, str], Any]:
         if slug not in self._capabilities:
             server = self._servers.get(slug)
-            if server is None and slug not in self._made:
+            if server is None:
                 raise InvalidInput("There is no such server, and this file makes none.")
-            self._capabilities[slug] = capabilities_of(self.actor, server) if server else {}
+            self._capabilities[slug] = capabilities_of(self.actor, server)
         return self._capabilities[slug]
 
     # People
@@ -212,25 +187,6 @@ class _Importer:
 
 
 _NOT_HERE = "This person is no member here. Invite them under Invitations: the link is shown once."
-
-
-def every(page_of: Callable[[PageQuery], Page]) -> Iterator[Any]:
-    """Every row of a list that a service gives in pages."""
-    number, seen = 1, 0
-    while True:
-        page = page_of(PageQuery(page=number, page_size=200))
-        yield from page.items
-        seen += len(page.items)
-        if not page.items or seen >= page.total:
-            return
-        number += 1
-
-
-def capabilities_of(actor: Actor, server: Any) -> dict[tuple[str, str], Any]:
-    """What a server offers, by kind and name."""
-    filters = CapabilityFilters()
-    rows = every(lambda page: registry.list_capabilities(actor, server_id=server.pk, filters=filters, page=page))
-    return {(row.kind, row.name): row for row in rows}
 
 
 def _told(given: Mapping[str, Any], *, skip: set[str]) -> dict[str, dict[str, Any]]:

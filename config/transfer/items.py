@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from apps.auth.models import Role
 from apps.core.doors import read_json
 from apps.core.errors import Malformed, TooLarge
 from apps.core.logs import REDACTED, redact
 from apps.core.schemas import In
+from apps.gateway.schemas import MOST_ITEMS as MOST_SELECTED
 from apps.registry.models import CapabilityKind, Transport
 from apps.registry.schemas import Argument, CapabilityPatch, ServerLimits
 
@@ -32,7 +34,7 @@ _NEITHER = (
     " by name)."
 )
 
-Kind = Literal["server", "capability", "member"]
+Kind = Literal["server", "capability", "bundle", "member"]
 
 
 class CapabilityItem(CapabilityPatch):
@@ -54,6 +56,40 @@ class ServerItem(ServerLimits):
     missing: list[str] = Field(default_factory=list, max_length=200)
 
 
+class SelectedItem(In):
+    """What a bundle takes in, by names that hold elsewhere: all of a server, one thing of it, or a platform's tool."""
+
+    server: str = Field("", max_length=20, description="The slug of a server: all of it, or the thing named here.")
+    kind: CapabilityKind | None = None
+    name: str = Field("", max_length=1024, description="What its server calls it; of a resource its URI.")
+    native: str = Field("", max_length=100)
+    alias: str = Field("", max_length=44)
+    description_override: str = Field("", max_length=4000)
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> "SelectedItem":
+        if bool(self.server) == bool(self.native) or (self.native and (self.kind or self.name)):
+            raise PydanticCustomError(
+                "one_thing", "Name a server, with a kind and a name for one thing of it; or a native tool."
+            )
+        if bool(self.kind) != bool(self.name):
+            raise PydanticCustomError("one_thing", "One thing of a server is named by its kind and its name.")
+        return self
+
+
+class BundleItem(In):
+    """A bundle; `items` are all that it has."""
+
+    slug: str = Field(min_length=1, max_length=20)
+    name: str = Field("", min_length=1, max_length=100)
+    description: str = Field("", max_length=2000)
+    instructions: str = Field("", max_length=10_000)
+    is_enabled: bool = True
+    names_verbatim: bool = False
+    missing: list[str] = Field(default_factory=list, max_length=MOST_SELECTED)
+    items: list[SelectedItem] = Field(default_factory=list, max_length=MOST_SELECTED)
+
+
 class MemberItem(In):
     """A person's role in the organisation."""
 
@@ -62,7 +98,9 @@ class MemberItem(In):
     name: str = Field("", max_length=100)
 
 
-_SHAPES: Mapping[str, type[In]] = {"server": ServerItem, "capability": CapabilityItem, "member": MemberItem}
+_SHAPES: Mapping[str, type[In]] = {
+    "server": ServerItem, "capability": CapabilityItem, "bundle": BundleItem, "member": MemberItem,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +112,11 @@ class Item:
     given: dict[str, Any]
     why: str = ""
     server: str = ""
+
+    @property
+    def weight(self) -> int:
+        """How many things it is: what is in a bundle counts."""
+        return 1 + (len(self.given.get("items", ())) if self.kind == "bundle" else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +139,14 @@ def read_document(content: bytes) -> Document:
     if not isinstance(found, dict):
         raise Malformed(_NEITHER)
     document = _ours(found) if "gatehouse" in found else _clients(found)
-    if len(document.items) > MOST_ITEMS:
-        raise TooLarge(f"This holds {len(document.items):,} items; at most {MOST_ITEMS:,} go at once. Divide it.")
+    _check_size(document)
     return document
+
+
+def _check_size(document: Document) -> None:
+    held = sum(item.weight for item in document.items)
+    if held > MOST_ITEMS:
+        raise TooLarge(f"This holds {held:,} items; at most {MOST_ITEMS:,} go at once. Divide it.")
 
 
 def carry(document: Document) -> str:
@@ -112,7 +160,9 @@ def carried(text: str) -> Document:
     items = found.get("items") if isinstance(found, dict) else None
     if not isinstance(items, list) or len(items) > MOST_ITEMS:
         raise Malformed("This page was changed on its way. Begin again.")
-    return Document([_again(each) for each in items], source=_text(found.get("source")))
+    document = Document([_again(each) for each in items], source=_text(found.get("source")))
+    _check_size(document)
+    return document
 
 
 def _again(carried_item: Any) -> Item:
@@ -133,10 +183,15 @@ def _ours(found: dict[str, Any]) -> Document:
         raise Malformed(
             f"This is a configuration of version {_text(found['gatehouse'])}; this platform reads {VERSION}."
         )
-    unknown = sorted(set(found) - {"gatehouse", "organization", "exported_at", "servers", "members"})
+    unknown = sorted(set(found) - {"gatehouse", "organization", "exported_at", "servers", "bundles", "members"})
     if unknown:
         raise Malformed(f"A configuration has no part called {_text(unknown[0])}.")
-    items = [*_each(found, "servers", _server_and_more), *_each(found, "members", lambda one: [_item("member", one)])]
+    # Bundles after the servers, wherever they stand: what they take in may be made by the same file.
+    items = [
+        *_each(found, "servers", _server_and_more),
+        *_each(found, "bundles", lambda one: [_item("bundle", one)]),
+        *_each(found, "members", lambda one: [_item("member", one)]),
+    ]
     return Document(items, source=_text(found.get("organization", "")))
 
 
@@ -217,6 +272,8 @@ def _refusal(error: ValidationError) -> str:
 
 
 def _looks_wrong(given: dict[str, Any]) -> str:
+    if any(open_url(each.get("name", "")) != each.get("name", "") for each in given.get("items", ())):
+        return "Something in it is named by an address that holds what looks like a secret. Leave it out here."
     url, command = given.get("url", ""), given.get("command", [])
     if any(_PLACEHOLDER.search(each) for each in (url, *command)):
         return "It holds a placeholder that only the client fills in. Write what it stands for, without secrets."

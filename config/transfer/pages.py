@@ -15,8 +15,9 @@ from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminTextareaWidget
 from apps.core.errors import ConfirmationNeeded, ServiceError
 from apps.core.staff import actor_of, badge, differences, reveal
 from config.transfer.exports import FORMATS, export_configuration
-from config.transfer.imports import Line, Plan, import_document, rehearse
+from config.transfer.imports import import_document, rehearse
 from config.transfer.items import LARGEST_BYTES, Document, carried, carry, read_document
+from config.transfer.plans import Line, Plan
 
 if TYPE_CHECKING:
     from config.staff import StaffSite
@@ -156,7 +157,7 @@ def _shown(line: Line) -> dict[str, Any]:
         "outcome": badge(words, tone),
         "fields": differences(line.fields) if line.outcome != "leave" else [],
         "is_new": line.outcome == "make",
-        "notes": [reveal(note) for note in (*line.notes, *([line.why] if line.why else []))],
+        "notes": [reveal(note) for note in (*([line.why] if line.why else []), *line.notes)],
     }
 
 

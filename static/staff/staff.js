@@ -26,17 +26,58 @@ document.addEventListener("DOMContentLoaded", () => {
   window.addEventListener("pagehide", () => { document.getElementById("new-key").textContent = ""; });
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
-  page.querySelector("[data-copy]").addEventListener("click", async (event) => {
-    const text = document.getElementById("new-key");
-    try {
-      await navigator.clipboard.writeText(text.textContent);
-      event.currentTarget?.blur();
-      page.querySelector("[data-copy-label]").textContent = "Copied";
-    } catch {
-      // Without HTTPS there is no clipboard: select the key for the person to copy.
-      getSelection().selectAllChildren(text);
+});
+
+// Buttons that copy a text of the page.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const text = document.getElementById(button.dataset.copy);
+  let said = "Copied";
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+  } catch {
+    // Without HTTPS there is no clipboard: select the text for the person to copy.
+    getSelection().selectAllChildren(text);
+    said = "Selected: press Ctrl+C";
+  }
+  button.querySelector("[data-copy-label]").textContent = said;
+  // A screen reader is not told that a button is called otherwise now.
+  const aloud = button.parentElement.querySelector("[data-copy-said]");
+  if (aloud) aloud.textContent = said;
+});
+
+// Choosing among many: what is typed narrows the list at once, and what was chosen stays chosen while it is hidden.
+document.addEventListener("DOMContentLoaded", () => {
+  const form = document.querySelector("[data-choose]");
+  if (!form) return;
+
+  const search = document.querySelector("[data-narrow]");
+  const choices = [...form.querySelectorAll("[data-words]")];
+  const many = (number, words) => `${number} ${words[number === 1 ? 0 : 1]}`;
+  const count = () => {
+    const chosen = form.querySelectorAll("input:checked:not(:disabled)").length;
+    form.querySelector("[data-choose-count]").textContent = chosen ? many(chosen, ["thing chosen", "things chosen"]) : "";
+  };
+  const narrow = () => {
+    const words = search.elements.q.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const choice of choices) {
+      choice.hidden = !words.every((word) => choice.dataset.words.includes(word));
+      shown += !choice.hidden;
     }
-  });
+    for (const group of form.querySelectorAll("[data-narrow-group]")) {
+      group.hidden = !group.querySelector("[data-words]:not([hidden])");
+    }
+    search.querySelector("[data-narrow-count]").textContent = words.length ? `${many(shown, ["thing has", "things have"])} these words.` : "";
+  };
+  form.addEventListener("change", count);
+  count();
+  // Where not everything is on the page, only the server can search.
+  if (search.dataset.narrow !== "here") return;
+  search.addEventListener("input", narrow);
+  search.addEventListener("submit", (event) => event.preventDefault());
+  narrow();
 });
 
 // Charts: unfold's script draws them once, in the colours of that moment. Give them those of the theme, and again when it changes.

@@ -36,6 +36,7 @@ IS_THOROUGH = bool(os.environ.get("TEST_THOROUGH"))
 DOCUMENT = json.dumps({
     "gatehouse": 1,
     "servers": [{"slug": "maps", "name": "Maps", "url": "https://maps.example.com/mcp"}, {"slug": "x"}],
+    "bundles": [{"slug": "all-maps", "items": [{"server": "maps"}]}, {"slug": "x", "items": [{"server": "gone"}]}],
     "members": [{"email": "new@acme.example", "role": "viewer"}],
 })  # fmt: skip
 axe = Axe()
@@ -59,9 +60,10 @@ def others(rows: dict[Any, Any]) -> list[str]:
     """The pages besides the main ones: lists, rows, forms, histories."""
     histories = [page_url(rows[model]).replace("/change/", "/history/") for model in (Capability, Membership, ApiKey)]
     forms = [f"{list_url(model)}add/" for model in (Server, Credential, Invitation, ApiKey, Bundle, BundleItem)]
+    choose = page_url(rows[Bundle]).replace("/change/", "/choose/")
     own = ["/admin/password_change/", "/admin/second-factor/", "/admin/connect/", "/invitation"]
     rest = [address for model in rows for address in (list_url(model), page_url(rows[model])) if model is not Server]
-    return [*rest, *histories, *forms, health_url(rows[Server]), deed_url(rows[Server], "remove"), *own]
+    return [*rest, *histories, *forms, choose, health_url(rows[Server]), deed_url(rows[Server], "remove"), *own]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connections
+from django.utils import timezone
 
 from apps.audit.models import Entry
 from apps.auth import services as auth
@@ -353,3 +354,42 @@ def test_a_bundle_says_how_programs_are_connected_to_it(dora: Person, settings: 
         assert gateway.PLACEHOLDER in said.configuration
     with pytest.raises(InvalidInput):
         gateway.connect_bundle(dora.actor, bundle_id=made.pk, client="telnet")
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"removed_at": timezone.now()}, "does not offer it"), ({"approved_digest": ""}, "new, and waits"),
+        ({"digest": "another"}, "has changed"), ({"is_enabled": False}, "It is disabled"),
+        ({"server__approved_at": None}, "server waits"), ({"server__is_enabled": False}, "server is disabled"),
+        ({"server__deleted_at": timezone.now()}, "server is removed"),
+    ],
+)  # fmt: skip
+def test_an_item_says_why_agents_do_not_see_it(dora: Person, up: Server, changed: dict[str, Any], why: str) -> None:
+    made = bundle_of(dora, one(named(up, "echo")))
+    assert (made.items[0].is_usable, made.items[0].unusable_because) == (True, "")
+
+    for field, value in changed.items():
+        rows = (
+            Server.objects.filter(pk=up.pk) if field.startswith("server__") else Capability.objects.filter(name="echo")
+        )
+        rows.update(**{field.removeprefix("server__"): value})
+
+    assert why in made.items[0].unusable_because
+    assert not made.items[0].is_usable
+    assert not seen_by(dora, bundle="desk").tools
+
+
+def test_several_things_are_taken_in_together_or_not_at_all(dora: Person, up: Server) -> None:
+    made = bundle_of(dora)
+
+    with pytest.raises(NotFound):
+        gateway.add_items(
+            dora.actor, bundle_id=made.pk, items=[one(named(up, "echo")), BundleItemIn(server_id=uuid4())]
+        )
+    assert not made.items
+    gateway.add_items(dora.actor, bundle_id=made.pk, items=[one(named(up, "echo")), BundleItemIn(native="search")])
+
+    assert gateway.count_shown(dora.actor, bundle_id=made.pk) == {"tool": 2}
+    gateway.update_bundle(dora.actor, bundle_id=made.pk, is_enabled=False)
+    assert gateway.count_shown(dora.actor, bundle_id=made.pk) == {}

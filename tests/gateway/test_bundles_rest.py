@@ -25,6 +25,7 @@ def test_a_bundle_goes_from_its_making_to_its_end(live: Live, dora: Person, vict
     assert (item["kind"], item["takes_in"], item["shows"], item["is_usable"]) == (
         "capability", "up__echo", "tool", True,
     )  # fmt: skip
+    assert item["unusable_because"] == ""
     taken = developer.post(BUNDLES, {"name": "Desk", "slug": "desk"})
     assert (taken.status, list(taken.json()["error"]["details"]["fields"])) == (409, ["slug"])
 

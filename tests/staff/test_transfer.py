@@ -13,10 +13,11 @@ from django.urls import reverse
 
 from apps.audit.models import Entry
 from apps.auth.models import Membership
+from apps.gateway import services as gateway
 from apps.jobs.models import Job
 from apps.registry import services as registry
 from apps.registry.models import Capability, Server
-from config.transfer.exports import guarded
+from config.transfer.exports import FORMATS, guarded
 from config.transfer.items import read_document
 from tests.factories.registry import CapabilityFactory
 from tests.staff.rooms import enter
@@ -282,7 +283,9 @@ def test_an_import_reaches_no_other_organisation(alice, bob):
 def test_an_export_holds_nothing_of_another_organisation(alice, bob):
     register(alice, name="canary-acme", description="canary-acme")
 
-    for kind in ("json", "mcp.json", "csv"):
+    gateway.create_bundle(alice.actor, name="canary-acme", slug="acme")
+
+    for kind in FORMATS:
         assert "canary-acme" not in export(bob, kind)
 
 
@@ -352,7 +355,8 @@ def test_the_example_in_the_documents_is_understood():
     items = read_document(example.encode()).items
 
     assert [(item.kind, item.name, item.why) for item in items] == [
-        ("server", "notes", ""), ("capability", "search", ""), ("member", "dora@example.com", ""),
+        ("server", "notes", ""), ("capability", "search", ""), ("bundle", "desk", ""),
+        ("member", "dora@example.com", ""),
     ]  # fmt: skip
 
 

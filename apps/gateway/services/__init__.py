@@ -3,7 +3,9 @@
 from apps.gateway.services.asking import Ask, Client, Silent, takes_tasks
 from apps.gateway.services.bundles import (
     add_item,
+    add_items,
     connect_bundle,
+    count_shown,
     create_bundle,
     delete_bundle,
     get_bundle,
@@ -57,6 +59,7 @@ __all__ = [
     "UnknownTool",
     "View",
     "add_item",
+    "add_items",
     "breaker_state",
     "call_tool",
     "cancel_early_task",
@@ -67,6 +70,7 @@ __all__ = [
     "connect_bundle",
     "connection_to",
     "count_open",
+    "count_shown",
     "create_bundle",
     "delete_bundle",
     "fetch_offer",

@@ -14,8 +14,9 @@ from apps.core.errors import Conflict, InvalidInput, NotFound
 from apps.core.schemas import Page, PageQuery, page_of
 from apps.gateway.models import Bundle, BundleItem, ItemKind
 from apps.gateway.schemas import MOST_ITEMS, BundleFilters, BundleItemIn
-from apps.gateway.services.catalogue import native_tools
+from apps.gateway.services.catalogue import native_tools, read_chosen
 from apps.gateway.services.clients import Connection, connection_to
+from apps.gateway.services.offers import Tool
 from apps.registry import services as registry
 
 _CHANGEABLE = frozenset({"name", "description", "instructions", "is_enabled", "names_verbatim"})
@@ -62,6 +63,16 @@ def list_bundles(actor: Actor, *, filters: BundleFilters, page: PageQuery) -> Pa
     return page_of(rows.order_by("name", "id"), page)
 
 
+def count_shown(actor: Actor, *, bundle_id: UUID) -> Counter[str]:
+    """How many things of each kind an agent sees in a bundle now, where its rights leave nothing out.
+
+    A bundle that is disabled shows nothing.
+    """
+    bundle = get_bundle(actor, bundle_id=bundle_id)
+    things = read_chosen(bundle.organization_id, bundle=bundle.slug)
+    return Counter("tool" if isinstance(thing, Tool) else thing.kind for thing in things)
+
+
 def update_bundle(
     actor: Actor, *, bundle_id: UUID, items: Sequence[BundleItemIn] | None = None, **changes: Any
 ) -> Bundle:
@@ -76,7 +87,12 @@ def set_items(actor: Actor, *, bundle_id: UUID, items: Sequence[BundleItemIn]) -
 
 def add_item(actor: Actor, *, bundle_id: UUID, item: BundleItemIn) -> BundleItem:
     """Take one more thing into a bundle, at its end; raises Conflict where the bundle has it already."""
-    return _rewrite(actor, bundle_id, {}, lambda before: [*before, item]).items[-1]
+    return add_items(actor, bundle_id=bundle_id, items=[item]).items[-1]
+
+
+def add_items(actor: Actor, *, bundle_id: UUID, items: Sequence[BundleItemIn]) -> Bundle:
+    """Take several more things into a bundle, at its end: all of them, or none where one is refused."""
+    return _rewrite(actor, bundle_id, {}, lambda before: [*before, *items])
 
 
 def update_item(actor: Actor, *, bundle_id: UUID, bundle_item_id: UUID, **changes: Any) -> BundleItem:

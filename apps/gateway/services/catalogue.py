@@ -73,7 +73,7 @@ class Snapshot:
         return found
 
     def _make_view(self, actor: Actor, bundle: str) -> View:
-        allowed = [thing for thing in self._chosen_by(bundle) if is_allowed(actor, thing)]
+        allowed = [thing for thing in self.chosen_by(bundle) if is_allowed(actor, thing)]
         servers = {thing.server for thing in allowed}
         selection = self.selections.get(bundle)
         return View(
@@ -86,7 +86,8 @@ class Snapshot:
             instructions=selection.instructions if selection else INSTRUCTIONS,
         )
 
-    def _chosen_by(self, bundle: str) -> list[Tool | Offer]:
+    def chosen_by(self, bundle: str) -> list[Tool | Offer]:
+        """What an endpoint shows to whoever may use everything; raises NotFound where there is no such bundle."""
         if bundle == EVERYTHING:
             return self.everything()
         selection = self.selections.get(bundle)
@@ -134,6 +135,18 @@ def read_view(actor: Actor, *, bundle: str | None = None) -> View:
     """
     snapshot = _fresh(actor.organization_id) or _refresh(actor.organization_id)
     return snapshot.for_actor(actor, bundle=_here.get() if bundle is None else bundle)
+
+
+def read_chosen(organization_id: UUID, *, bundle: str) -> list[Tool | Offer]:
+    """What a bundle shows as of now to whoever may use everything; nothing while it is disabled.
+
+    A snapshot that is made for this is not held: who exchanges the one that is held closes what it no longer needs.
+    """
+    revision = auth.read_revision(organization_id)
+    held = _held.get(organization_id)
+    is_current = held is not None and held.snapshot.revision == revision
+    snapshot = held.snapshot if held is not None and is_current else _build(organization_id, revision)
+    return snapshot.chosen_by(bundle) if bundle in snapshot.selections else []
 
 
 @contextmanager
