@@ -36,8 +36,9 @@ from config import mcp_sse
 from config.bodies import read_body
 from config.mcp_held import Paced
 from config.mcp_messages import LEGACY
-from config.mcp_posts import Admit, Request, end_session, listen, post, post_plain
+from config.mcp_posts import Request, end_session, listen, post, post_plain
 from config.mcp_relay import Relay, relaying
+from config.mcp_rights import Admit
 from config.mcp_server import build_server
 from config.mcp_sessions import RELAYED, SWEEP_SECONDS, Sessions
 
