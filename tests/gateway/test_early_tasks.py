@@ -222,10 +222,11 @@ def test_a_broken_task_says_what_broke(live: Live, alice: Person, server: Server
 @pytest.mark.parametrize("isolated", [False, True])
 def test_a_task_of_a_process_is_waited_for(live: Live, alice: Person, settings: Any, isolated: bool) -> None:
     """A process of one session asks its client; one that all share is told that its client can do nothing."""
-    command = [sys.executable, "-m", "tests.fixtures.early_tasks", "--stdio"]
+    start = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from tests.fixtures import early_tasks as t; t.main()"
+    command = [sys.executable, "-c", start, "--stdio"]
     settings.STDIO_ALLOW = (shlex.join(command),)
     made = offer(
-        alice, "up", transport="stdio", command=command, env={"PYTHONPATH": str(PROJECT)}, isolate_sessions=isolated,
+        alice, "up", transport="stdio", command=command, isolate_sessions=isolated,
         protocol_version=LEGACY, declared_capabilities={"tasks": {"requests": {"tools": {"call": {}}}}},
         tools=("ask", "maybe"),
     )  # fmt: skip
