@@ -49,7 +49,7 @@ def listed(live: Live, person: Person, **more: Any) -> Any:
 def test_it_is_off_unless_it_is_switched_on(live: Live, alice: Person, settings: Any, path: str) -> None:
     settings.MCP_SSE = False
 
-    for method in ("GET", "POST"):
+    for method in ("POST", "GET"):
         error = error_of(live.with_key(live.key(alice)).request(method, path, {} if method == "POST" else None), 404)
         assert error["code"] == "NOT_FOUND" and "GATEHOUSE_MCP_SSE" in error["message"]
 
