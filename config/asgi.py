@@ -5,6 +5,7 @@ import os
 import random
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -32,6 +33,7 @@ from config.health import ALIVE
 from config.lanes import in_lane
 from config.lifespan import owner, serve_lifespan
 from config.mcp import mcp_door
+from config.mcp_held import CUT
 from config.mcp_sessions import RELAYED
 from config.outages import as_outage
 
@@ -59,9 +61,14 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
     request_id = scope["gatehouse.request_id"] = _request_id(scope)
     scope["gatehouse.address"] = caller_address(scope)
+    if RELAYED not in scope:
+        scope[CUT] = partial(_cut, receive, send)
+    has_started = False
     marks = (logs.request_id.set(request_id), logs.current_actor.set(None))
 
     async def send_with_id(message: MutableMapping[str, Any]) -> None:
+        nonlocal has_started
+        has_started = True
         if message["type"] == "http.response.start" and RELAYED not in scope:
             message["headers"] = [*secured(scope, message.get("headers", [])), (b"x-request-id", request_id.encode())]
         await send(message)
@@ -77,10 +84,30 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
             async with in_lane(scope, body):
                 await wsgi.answer(scope, body, send_with_id)
     except (ServiceError, OperationalError, InterfaceError) as error:
-        await _refuse(error if isinstance(error, ServiceError) else _outage(error), request_id, send_with_id)
+        refusal = error if isinstance(error, ServiceError) else _outage(error)
+        if has_started:
+            logger.warning("an answer broke off, and its caller was cut: %s", refusal)
+            await scope[CUT]()
+        else:
+            await _refuse(refusal, request_id, send_with_id)
     finally:
         logs.request_id.reset(marks[0])
         logs.current_actor.reset(marks[1])
+
+
+async def _cut(receive: Receive, send: Send) -> None:
+    """Cut a request's connection; returns when the server knows that it is cut.
+
+    ASGI has no message for that. Uvicorn would close the connection of an answer that has no end, but only once its
+    caller has read what it holds, and report an error of ours. Its `send` belongs to what has the transport; a server
+    of another make closes the connection as it likes.
+    """
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is None:
+        return
+    transport.abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _outage(error: Exception) -> ServiceError:

@@ -34,7 +34,7 @@ from apps.core.threads import in_thread
 from apps.gateway import services as gateway
 from config import mcp_sse
 from config.bodies import read_body
-from config.mcp_held import Paced
+from config.mcp_held import CUT, Paced, no_cut
 from config.mcp_messages import LEGACY
 from config.mcp_posts import Request, end_session, listen, post, post_plain
 from config.mcp_relay import Relay, relaying
@@ -137,17 +137,19 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         await gateway.view_for(actor, bundle=bundle)  # raises NotFound for one that is not theirs
     parsed, body = await _read_message(scope, headers, receive)
     here = _running[asyncio.get_running_loop()]
-    if here.relay is not None:
-        elsewhere = _process_elsewhere(here.relay, scope, headers, parsed)
-        if elsewhere and await here.relay.forward(elsewhere, scope, body, receive, Paced(send)):
-            return
-        send = _with_public_id(here.relay, send)
     mark = logs.current_actor.set(actor)
     try:
         with budget.share_for(actor.organization_id) as share:
-            request = Request(here, scope, headers, actor, bundle, receive, Paced(send), share, body)
-            admit = lambda: _admit(credential, scope, headers)  # noqa: E731
-            await _answer(request, parsed, way, admit)
+            cut = scope.get(CUT, no_cut)
+            if here.relay is not None:
+                elsewhere = _process_elsewhere(here.relay, scope, headers, parsed)
+                if elsewhere and await here.relay.forward(
+                    elsewhere, scope, body, receive, Paced(send, cut), share=share
+                ):
+                    return
+                send = _with_public_id(here.relay, send)
+            request = Request(here, scope, headers, actor, bundle, receive, Paced(send, cut), share, body)
+            await _answer(request, parsed, way, lambda: _admit(credential, scope, headers))
     finally:
         logs.current_actor.reset(mark)
 

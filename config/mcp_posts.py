@@ -377,12 +377,14 @@ async def while_admitted(request: Request, work: Any, admit: Admit, changes: Cha
                 break
             try:
                 await changes.look(await admit())
-            except ServiceError:
+            except ServiceError as refusal:
+                logger.info("a stream was ended, for its caller is let in no more: %s", refusal)
                 break
     finally:
         for task in (writing, leaving):
             task.cancel()
         await asyncio.gather(writing, leaving, return_exceptions=True)
+        await request.send.end()
 
 
 async def _left(receive: Receive) -> None:

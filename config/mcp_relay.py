@@ -3,7 +3,8 @@
 A session's id names its process. A request that reaches another one goes to it through Redis, whole, and is served
 there by the same door with every check made again; the answer comes back part by part, streams too. So a session has
 one state, one set of upstream sessions and one order, and no proxy in front needs to know of sessions. When its process
-is gone a session is unknown, and its client opens another one, as the protocol wants it.
+is gone a session is unknown, and its client opens another one, as the protocol wants it. How an answer is kept whole
+and bounded on its way is said in mcp_parts.py.
 
 Messages are sealed with a key made from GATEHOUSE_SECRET_KEY: Redis carries credentials that it cannot read, and nobody
 who can write to it can ask in somebody's name.
@@ -15,7 +16,7 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -25,10 +26,12 @@ from django.conf import settings
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
+from apps.core.budget import Share
 from apps.core.errors import BackendDown
+from config.mcp_held import CUT, Paced
+from config.mcp_parts import GONE, Incoming, Lost, Message, Outgoing, Told
 from config.mcp_sessions import RELAYED
 
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -39,9 +42,13 @@ MOST_CONNECTIONS = 16
 PATIENCE_SECONDS = 2.0
 ASK_SECONDS = 5.0
 """How long a request hears nothing before it asks whether anybody still works on it."""
+MOST_ASKED = 2
+"""How often it asks in vain. One message may be lost with a connection to Redis; an answer is given up for two."""
 LONGEST_WAY_SECONDS = 60
 """How old a message may be, the difference between two machines' clocks included."""
 RETRY_SECONDS = 2
+DEAF_SECONDS = 0.1
+"""How long to wait before listening again to a Redis that has cut us off; for one that is away, ten times that."""
 _ID = re.compile(r"([0-9a-f]{12})-([0-9a-f]{32})")
 _SCOPE = ("type", "http_version", "method", "scheme", "path", "query_string", "server", "client")
 
@@ -60,8 +67,10 @@ class Relay:
         )  # fmt: skip
         key = hashlib.sha256(b"gatehouse mcp relay\x00" + settings.SECRET_KEY.encode()).digest()
         self._seal = Fernet(base64.urlsafe_b64encode(key))
-        self._waiting: dict[str, asyncio.Queue[tuple[dict[str, Any], bytes]]] = {}
-        self._working: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, Incoming] = {}
+        self._working: dict[str, Outgoing] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._saying: set[asyncio.Task[None]] = set()
         self._begun: dict[str, float] = {}
 
     # Ids
@@ -77,95 +86,108 @@ class Relay:
 
     # The asking side
 
-    async def forward(self, owner: str, scope: Message, body: bytes, receive: Receive, send: Send) -> bool:
-        """Let the session's process answer; False where there is no such process. Raises BackendDown without Redis."""
+    async def forward(
+        self, owner: str, scope: Message, body: bytes, receive: Receive, send: Paced, *, share: Share
+    ) -> bool:
+        """Let the session's process answer; False where there is no such process. Raises BackendDown."""
         number = secrets.token_hex(8)
-        parts = self._waiting[number] = asyncio.Queue()
+        incoming = self._waiting[number] = Incoming(share)
         leaving = asyncio.ensure_future(_disconnect(receive))
+        is_there = True
         try:
-            if not await self._tell(owner, {"kind": "request", "id": number, "scope": _plain(scope)}, body):
-                return False
-            await self._pass_on(owner, number, parts, leaving, send)
-            return True
+            is_there = await self._tell(owner, {"kind": "request", "id": number, "scope": _plain(scope)}, body)
+            if is_there:
+                await self._pass_on(owner, number, incoming, leaving, send)
+        except Lost as lost:
+            await _break_off(lost, incoming, send)
         finally:
             leaving.cancel()
             del self._waiting[number]
+            if is_there and not incoming.is_complete:
+                self._say(owner, {"kind": "leave", "id": number})
+        return is_there
 
     async def _pass_on(
-        self, owner: str, number: str, parts: "asyncio.Queue[tuple[dict[str, Any], bytes]]",
-        leaving: "asyncio.Future[None]", send: Send,
-    ) -> None:  # fmt: skip
-        has_started = False
-        while True:
-            part = asyncio.ensure_future(parts.get())
-            either: set[asyncio.Future[Any]] = {part, leaving}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED, timeout=ASK_SECONDS)
-            if leaving.done() and not part.done():
-                part.cancel()
-                await self._tell(owner, {"kind": "leave", "id": number})
+        self, owner: str, number: str, incoming: Incoming, leaving: "asyncio.Future[None]", send: Paced
+    ) -> None:
+        """Send the answer on, until its end or until the caller leaves or is left; raises Lost."""
+        asked = 0
+        while not incoming.is_complete:
+            heard = await incoming.next(leaving, ASK_SECONDS)
+            if leaving.done():
                 return
-            if not part.done():
-                await self._tell(owner, {"kind": "ask", "id": number})
-                await asyncio.wait({part}, timeout=ASK_SECONDS)
-            if not part.done():
-                part.cancel()
-                _lost(has_started)
+            if heard is None:
+                if asked == MOST_ASKED:
+                    raise Lost(GONE)
+                asked += 1
+                self._say(owner, {"kind": "ask", "id": number, "sent_on": incoming.sent_on})
+                continue
+            asked = 0
+            part = incoming.part(*heard)
+            if part is None:
+                continue
+            await send(part)
+            if send.is_left:
                 return
-            told, body = part.result()
-            if told["kind"] == "gone":
-                _lost(has_started)
-                return
-            if told["kind"] == "part":
-                has_started = True
-                await send(_message(told["message"], body))
-                if told["message"]["type"] == "http.response.body" and not told["message"].get("more_body"):
-                    return
+            if incoming.passed_on(part):
+                self._say(owner, {"kind": "acknowledge", "id": number, "sent_on": incoming.sent_on})
 
     # The answering side
 
-    async def _serve(self, asker: str, number: str, scope: dict[str, Any], body: bytes) -> None:
-        pending = [body]
-        left = asyncio.Event()
-
-        async def receive() -> Message:
-            if pending:
-                return {"type": "http.request", "body": pending.pop(), "more_body": False}
-            await left.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            plain = {name: value for name, value in message.items() if name != "body"}
-            if "headers" in plain:
-                plain["headers"] = [
-                    [name.decode("latin-1"), value.decode("latin-1")] for name, value in plain["headers"]
-                ]
-            await self._tell(asker, {"kind": "part", "id": number, "message": plain}, message.get("body", b""))
-
+    async def _serve(self, asker: str, number: str, scope: Told, outgoing: Outgoing) -> None:
+        """Let the application answer, as a server does: it is not stopped when its caller leaves, but told."""
         try:
-            await self._application({**_scope(scope), RELAYED: True}, receive, send)
-        except BackendDown:
-            logger.warning("The answer to a relayed request found no way back.")
+            inner = {**_scope(scope), RELAYED: True, CUT: outgoing.cut}
+            await self._application(inner, outgoing.receive, outgoing.send)
+        except Exception:
+            logger.exception("A relayed request failed.")
         finally:
-            left.set()
-            self._working.pop(number, None)
+            del self._working[number]
+            if not outgoing.is_complete:
+                self._say(asker, {"kind": "cut", "id": number})
 
-    async def _hear(self, raw: bytes) -> None:
+    def _begin(self, asker: str, number: str, scope: Told, body: bytes) -> None:
+        async def tell(told: Told, part: bytes) -> bool:
+            try:
+                return await self._tell(asker, {**told, "id": number}, part)
+            except BackendDown:
+                logger.warning("The answer to a relayed request found no way back.")
+                return False
+
+        outgoing = self._working[number] = Outgoing(tell, body)
+        _keep(self._serving, self._serve(asker, number, scope, outgoing))
+
+    # Both
+
+    def _hear(self, raw: bytes) -> None:
+        """Take a message. This never waits: whoever listens would lose what comes meanwhile."""
         try:
             told, _, body = self._seal.decrypt(raw, ttl=LONGEST_WAY_SECONDS).partition(b"\n")
             heard = orjson.loads(told)
         except (InvalidToken, ValueError):
             logger.warning("A message that is not from one of our processes was dropped.")
             return
-        kind, number = heard["kind"], heard["id"]
-        if kind == "request" and self._is_first(number):
-            work = self._serve(heard["from"], number, heard["scope"], body)
-            self._working[number] = asyncio.get_running_loop().create_task(work)
-        elif kind == "ask":
-            await self._tell(heard["from"], {"kind": "alive" if number in self._working else "gone", "id": number})
-        elif kind == "leave" and number in self._working:
-            self._working[number].cancel()
+        kind, number, process = heard["kind"], heard["id"], heard["from"]
+        if kind == "request":
+            if self._is_first(number):
+                self._begin(process, number, heard["scope"], body)
+        elif kind in ("ask", "acknowledge", "leave"):
+            self._hear_asker(process, number, heard)
         elif number in self._waiting:
-            self._waiting[number].put_nowait((heard, body))
+            self._waiting[number].hear(heard, body)
+        elif kind == "part":
+            self._say(process, {"kind": "leave", "id": number})  # the first time that was said, it was lost
+
+    def _hear_asker(self, asker: str, number: str, heard: Told) -> None:
+        outgoing = self._working.get(number)
+        if outgoing is not None and heard["kind"] == "leave":
+            outgoing.leave()
+        elif outgoing is not None:
+            outgoing.acknowledge(heard["sent_on"])
+        if heard["kind"] == "ask":
+            is_alive = outgoing is not None and not outgoing.is_left
+            state = {"kind": "alive", "parts": outgoing.parts} if outgoing and is_alive else {"kind": "gone"}
+            self._say(asker, {**state, "id": number})
 
     def _is_first(self, number: str) -> bool:
         """Whether a request has not come before: who copies a message must not have it carried out again."""
@@ -179,7 +201,16 @@ class Relay:
 
     # Redis
 
-    async def _tell(self, process: str, told: dict[str, Any], body: bytes = b"") -> bool:
+    def _say(self, process: str, told: Told) -> None:
+        """Send a message that may be lost, and wait for nothing."""
+
+        async def say() -> None:
+            with suppress(BackendDown):
+                await self._tell(process, told)
+
+        _keep(self._saying, say())
+
+    async def _tell(self, process: str, told: Told, body: bytes = b"") -> bool:
         """Send a message; whether anybody hears it. Raises BackendDown."""
         sealed = self._seal.encrypt(orjson.dumps({**told, "from": self.name}) + b"\n" + body)
         try:
@@ -194,22 +225,30 @@ class Relay:
     async def listen(self) -> None:
         """Hear the others until cancelled; a Redis that is away is looked for again and again."""
         while True:
+            pause = 10 * DEAF_SECONDS
             try:
                 async with self._redis.pubsub() as heard:
                     await heard.subscribe(_channel(self.name))
                     async for message in heard.listen():
+                        pause = DEAF_SECONDS
                         if message["type"] == "message":
-                            await self._hear(message["data"])
-            except (RedisError, OSError, BackendDown) as error:
+                            self._take(message["data"])
+            except (RedisError, OSError) as error:
                 logger.warning("Sessions of other processes cannot be reached: %s", error)
-            except Exception:
-                logger.exception("A message of another process could not be heard.")
-            await asyncio.sleep(1)
+            await asyncio.sleep(pause)
+
+    def _take(self, raw: bytes) -> None:
+        try:
+            self._hear(raw)
+        except Exception:
+            logger.exception("A message of another process could not be heard.")
 
     async def aclose(self) -> None:
-        """End what still works for others."""
-        for task in list(self._working.values()):
+        """End what still works for others, and let them know."""
+        for task in list(self._serving):
             task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.gather(*self._saying)
         await self._redis.aclose()
 
 
@@ -230,13 +269,19 @@ async def relaying(application: Application) -> AsyncIterator[Relay | None]:
         await relay.aclose()
 
 
-def _lost(has_started: bool) -> None:
-    """Nobody works on the request any more: say so where that is still possible."""
-    if not has_started:
-        raise BackendDown(
-            "The process that this session lived in is gone. Open another session.",
-            details={"retry_after": RETRY_SECONDS},
-        )
+async def _break_off(lost: Lost, incoming: Incoming, send: Paced) -> None:
+    """Say that there is no whole answer; where it has begun, the only way to say so is to cut the connection."""
+    if not incoming.has_started:
+        raise BackendDown(str(lost), details={"retry_after": RETRY_SECONDS}) from lost
+    logger.warning("an answer that came through another process broke off, and its caller was cut: %s", lost)
+    await send.cut()
+
+
+def _keep(tasks: "set[asyncio.Task[None]]", work: Coroutine[Any, Any, None]) -> None:
+    """Let something run beside everything else; a task that nobody holds may be collected."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 def _channel(process: str) -> str:
@@ -248,7 +293,7 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-def _plain(scope: Message) -> dict[str, Any]:
+def _plain(scope: Message) -> Told:
     """A request as JSON, under the id that it has here."""
     kept = {name: scope.get(name) for name in _SCOPE}
     kept["query_string"] = scope.get("query_string", b"").decode("latin-1")
@@ -257,7 +302,7 @@ def _plain(scope: Message) -> dict[str, Any]:
     return {**kept, "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers]}
 
 
-def _scope(plain: dict[str, Any]) -> dict[str, Any]:
+def _scope(plain: Told) -> dict[str, Any]:
     """The request again."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in plain["headers"]]
     return {
@@ -266,11 +311,3 @@ def _scope(plain: dict[str, Any]) -> dict[str, Any]:
         "headers": headers,
         "asgi": {"version": "3.0"},
     }
-
-
-def _message(plain: dict[str, Any], body: bytes) -> dict[str, Any]:
-    """A part of the answer again, without the id that every answer gets here."""
-    if plain["type"] != "http.response.start":
-        return {**plain, "body": body}
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in plain["headers"]]
-    return {**plain, "headers": [(name, value) for name, value in headers if name != b"x-request-id"]}

@@ -1,14 +1,20 @@
 """What comes in at /mcp and what does not: host, origin, credential, body, session."""
 
+import json
+import logging
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 import pytest
 from django.conf import settings
 
 from apps.auth import services as auth
-from tests.gateway.agent import BOTH, LEGACY, MODERN, Agent, agent_of
+from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, agent_of
+from tests.gateway.test_giving_up import eventually
 from tests.live import Answer, Client, Live
 from tests.people import Person
 
@@ -224,23 +230,45 @@ def test_a_session_that_was_ended_is_gone(live: Live, alice: Person) -> None:
     assert agent.send("tools/list").status == 404
 
 
+@contextmanager
+def streaming(agent: Agent) -> Iterator[HTTPResponse]:
+    """The stream of a session, or of a subscription, which has begun."""
+    connection = HTTPConnection(agent.url.removeprefix("http://"), timeout=60)
+    if agent.revision == LEGACY:
+        connection.request("GET", "/mcp", headers=agent.open()._headers("", {}))
+    else:
+        meta = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
+        params = {"notifications": {"toolsListChanged": True}, "_meta": meta}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}
+        connection.request("POST", "/mcp", json.dumps(body), agent._headers("subscriptions/listen", params))
+    response = connection.getresponse()
+    assert response.status == 200 and response.readline()
+    yield response
+    connection.close()
+
+
 @pytest.mark.measured
 def test_an_open_stream_ends_soon_after_its_key_is_revoked(live: Live, alice: Person) -> None:
     made = auth.create_key(alice.actor, name="agent")
-    agent = Agent(live.url, made.plain, LEGACY).open()
-    with socket.create_connection(("127.0.0.1", live.port), timeout=10) as wire:
-        wire.sendall(
-            f"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {made.plain}\r\n"
-            f"Accept: text/event-stream\r\nMcp-Session-Id: {agent.session}\r\n\r\n".encode()
-        )
-        assert b"200 OK" in wire.recv(65536)
-
+    with streaming(Agent(live.url, made.plain, LEGACY)) as response:
         auth.revoke_key(alice.actor, key_id=made.key.id)
         began = time.monotonic()
-        while wire.recv(65536):
-            pass
+        response.read()
 
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("revision", BOTH)
+def test_a_stream_whose_key_is_revoked_has_an_end_and_is_no_error(
+    live: Live, alice: Person, caplog: pytest.LogCaptureFixture, revision: str
+) -> None:
+    made = auth.create_key(alice.actor, name="agent")
+    with streaming(Agent(live.url, made.plain, revision)) as response:
+        auth.revoke_key(alice.actor, key_id=made.key.id)
+        response.read()  # a stream without its end would raise IncompleteRead
+
+    eventually(lambda: not live._server.server_state.tasks)
+    assert not [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 def test_requests_before_the_handshake_are_refused_in_json_rpc(live: Live, alice: Person) -> None:

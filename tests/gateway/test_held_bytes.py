@@ -1,6 +1,7 @@
 """What is held of large answers on their way: bounded, whoever asks at once, and whoever does not read."""
 
 import json
+import logging
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +117,21 @@ def test_who_does_not_read_its_stream_is_left_with_all_that_it_has_under_way(
         wait_until(lambda: evil.seen("cancelled").get("hang") == 1)
         wait_until(lambda: held[-1] == 0)
         assert client.post({"jsonrpc": "2.0", "id": 1, "method": "ping"}).status == 404
+
+
+def test_who_is_left_is_cut_and_that_is_no_error(
+    live: Live, alice: Person, evil: Evil, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To close the connection would be to wait until its caller has read what the server holds for them."""
+    monkeypatch.setattr(mcp_held, "LONGEST_PIECE_SECONDS", 1.0)
+    caplog.set_level(logging.INFO, "config.mcp_held")
+    offer(alice, "up", evil.url, tools=("huge",), protocol_version=MODERN)
+
+    with Unread(agent_of(live, alice, MODERN), megabytes=9):
+        wait_until(lambda: "did not read" in caplog.text)
+        wait_until(lambda: not live._server.server_state.tasks and not live._server.server_state.connections)
+
+    assert not [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 class Unread:

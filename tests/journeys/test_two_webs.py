@@ -20,8 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
@@ -489,6 +491,7 @@ def test_what_ends_a_session_ends_access_and_refresh_in_both_processes_within_a_
 # Questions through the other one ------------------------------------------------------------------------------------
 
 WAYS = ((0, 1), (1, 0))
+LARGE_MEGABYTES = 9
 ALICE = {"elicitation/create": {"action": "accept", "content": {"name": "Alice"}}}
 
 
@@ -569,3 +572,44 @@ def test_a_task_of_a_child_process_is_reached_through_the_process_that_has_no_su
 
     assert [task["resultType"] for task in made] == ["task", "task"]
     assert told == ["working", "working"]
+
+
+# Answers through the other one --------------------------------------------------------------------------------------
+
+
+def test_a_large_answer_of_a_session_arrives_whole_through_the_other_process(house: House) -> None:
+    client = speaker(house, LEGACY)
+    client.begin()
+
+    for client.asks_at in (1, 0):
+        heard = client.use("up__huge", {"megabytes": LARGE_MEGABYTES})
+        assert heard.result["content"][0]["text"] == "x" * LARGE_MEGABYTES * 1024 * 1024
+
+    client.end()
+
+
+def test_a_stream_whose_key_is_revoked_ends_through_either_process_and_none_calls_that_an_error(house: House) -> None:
+    owner = house.client(house.keys["owner"])
+    made = owner.post(KEYS, {"name": "passing"}).json()
+    clients = [speaker(house, LEGACY) for _ in house.urls]
+    for door, client in enumerate(clients):
+        client.key = made["key"]
+        client.begin()
+        client.asks_at = door
+    streams = [opened(client) for client in clients]
+
+    assert owner.delete(f"{KEYS}/{made['id']}").status == 204
+    said = [stream.read() for stream in streams]  # a stream without its end would raise IncompleteRead
+
+    assert all(b"id: " in each for each in said)
+    assert '"level": "error"' not in house.platform.output()
+    assert "ERROR" not in house.second.output()
+
+
+def opened(client: Speaker) -> HTTPResponse:
+    """The stream of a session, which has begun."""
+    connection = HTTPConnection(urlsplit(client.doors[client.asks_at]).netloc, timeout=MOST_SECONDS)
+    connection.request("GET", "/mcp", headers=client._headers("", {}))
+    response = connection.getresponse()
+    assert response.status == 200
+    return response
