@@ -233,10 +233,10 @@ def _in_older_words(result: dict[str, Any]) -> dict[str, Any]:
     """A tool's result for the revisions in which structured content is an object: any other value is told as text."""
     if isinstance(result.get("structuredContent", {}), dict):
         return result
-    structured = result.pop("structuredContent")
-    if not result.get("content"):
-        result["content"] = [{"type": "text", "text": orjson.dumps(structured).decode()}]
-    return result
+    told = {name: value for name, value in result.items() if name != "structuredContent"}  # the result may be kept
+    if not told.get("content"):
+        told["content"] = [{"type": "text", "text": orjson.dumps(result["structuredContent"]).decode()}]
+    return told
 
 
 async def _get_prompt(exchange: Exchange) -> bytes:

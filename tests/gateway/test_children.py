@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.fixtures.servers import evil_stdio_command
-from tests.gateway.agent import BOTH, agent_of, offer
+from tests.gateway.agent import BOTH, LEGACY, META, MODERN, agent_of, offer
 from tests.gateway.conftest import events
 from tests.live import Live
 from tests.people import Person
@@ -102,6 +102,24 @@ def test_a_process_that_ends_again_and_again_is_no_fork_storm(
     assert time.monotonic() - began < 60
     assert sum("cannot be reached" in message for message in messages) <= 6
     assert "ended by itself" in messages[-1]
+
+
+@pytest.mark.parametrize("is_session", [True, False])
+def test_a_client_that_describes_itself_wrongly_harms_no_other(live: Live, alice: Person, is_session: bool) -> None:
+    command, era = evil_stdio_command(), LEGACY
+    offer(alice, "kid", transport="stdio", command=command, tools=TOOLS, isolate_sessions=True, protocol_version=era)
+    wrong: dict[str, Any] = {"sampling": 5, "roots": {"listChanged": "often"}, "elicitation": [], "experimental": {}}
+    strange = agent_of(live, alice, LEGACY if is_session else MODERN)
+
+    for _ in range(4):
+        if is_session:
+            hello = {"protocolVersion": LEGACY, "capabilities": wrong, "clientInfo": {"name": 5}}
+            strange.session = strange.send("initialize", hello).headers["mcp-session-id"]
+        meta = {} if is_session else {META + "clientCapabilities": wrong, META + "clientInfo": {"name": 5}}
+        said = strange.ask("tools/call", {"name": "kid__echo", "arguments": {"text": "me"}, "_meta": meta})["result"]
+        assert not said.get("isError"), said
+
+    assert agent_of(live, alice).text("kid__echo", text="hi") == "hi"
 
 
 def test_an_idle_process_is_stopped_and_started_again_when_needed(

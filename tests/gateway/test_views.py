@@ -4,6 +4,7 @@ import orjson
 import pytest
 
 from apps.gateway import services as gateway
+from apps.gateway.services.results import under_listed_uris
 from apps.gateway.services.templates import UriTemplate
 from apps.registry import services as registry
 from apps.registry.models import Capability
@@ -88,7 +89,27 @@ def test_of_two_servers_with_one_uri_the_first_has_it_and_the_other_is_told_apar
     assert view.find_resource("file:///x/of").offer.server == "7up"
     server_id = found["beta+file:///a"].offer.upstream.server_id
     assert view.listed_uri(server_id, "file:///a") == "beta+file:///a"
+    assert view.listed_uri(server_id, "file:///x/of") == "beta+file:///x/of"
     assert view.listed_uri(server_id, "file:///unlisted") == "file:///unlisted"
+    first = found["file:///a"].offer.upstream.server_id
+    assert view.listed_uri(first, "file:///a") == "file:///a" and not view.shares_uris(first)
+
+
+def test_links_in_a_result_lead_to_the_server_that_gave_it() -> None:
+    """Another server's resource of the same URI would be read in the place of the one that was meant."""
+    link = {"type": "resource_link", "uri": "file:///a", "name": "a"}
+    within = {"type": "resource", "resource": {"uri": "file:///a", "text": "A"}}
+    text = {"type": "text", "text": "file:///a"}
+    renamed = {"file:///a": "beta+file:///a"}.__getitem__
+
+    told = under_listed_uris({"content": [link, within, text, {"type": "resource"}], "isError": True}, renamed)
+    prompt = under_listed_uris({"messages": [{"role": "user", "content": within}]}, renamed)
+
+    assert [block.get("uri") for block in told["content"]] == ["beta+file:///a", None, None, None]
+    assert told["content"][1]["resource"] == {"uri": "beta+file:///a", "text": "A"}
+    assert told["content"][2:] == [text, {"type": "resource"}] and told["isError"]
+    assert prompt["messages"][0]["content"]["resource"]["uri"] == "beta+file:///a"
+    assert link["uri"] == within["resource"]["uri"] == "file:///a"
 
 
 def test_a_slug_that_begins_with_a_digit_gets_a_letter_where_a_scheme_stands(alice: Person) -> None:

@@ -86,3 +86,17 @@ def test_a_broken_promise_is_told_as_an_error_over_streams_too_and_errors_are_no
     assert evil.seen("calls") == {"structured_bad": 2, "is_error": 2}
     told = {(event.name, event.status, event.error_code) for event in events()}
     assert told == {("up__structured_bad", "error", "BACKEND_FAILED"), ("up__is_error", "error", "TOOL_ERROR")}
+
+
+def test_an_older_agent_takes_nothing_out_of_a_kept_result(live: Live, alice: Person, evil: Evil) -> None:
+    server = offer(alice, "up", evil.url, tools=(), protocol_version=MODERN)
+    add_tool(server, "structured", risk=Risk.LOW, cache_seconds=60)
+    refresh(alice)
+    newer, older = agent_of(live, alice, MODERN), agent_of(live, alice)
+    first = newer.call("up__structured", value=[1, 2])
+    assert first["structuredContent"] == [1, 2]
+
+    assert "structuredContent" not in older.call("up__structured", value=[1, 2])
+
+    assert newer.call("up__structured", value=[1, 2]) == first
+    assert evil.seen("calls") == {"structured": 1}

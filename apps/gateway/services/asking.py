@@ -22,6 +22,7 @@ NEEDED_FOR = {
     "sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots",
 }  # fmt: skip
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 _SECRET = re.compile(r"pass(?:word|wd|phrase|code)|secret|api[ _-]?key|token|\bpin\b|\bcvv\b|credential", re.IGNORECASE)
 _SECRET_WANTED = re.compile(
     r"pass(?:word|wd|phrase|code)|(?:api|access|private|secret|recovery)[ _-]?key|(?:access|bearer|auth)[ _-]?token"

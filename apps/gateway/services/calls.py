@@ -1,6 +1,7 @@
 """Carries one request from an agent to a native tool or a server: found, decided, limited, sent, checked, counted."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,7 +21,14 @@ from apps.gateway.services.errands import Errand, ask_server, check_decision, ta
 from apps.gateway.services.metering import Meter
 from apps.gateway.services.offers import Offer, Tool, UnknownResource, UnknownTool
 from apps.gateway.services.pool import upstreams
-from apps.gateway.services.results import ResultCache, canonical, passed_on, passed_whole, size_of
+from apps.gateway.services.results import (
+    ResultCache,
+    canonical,
+    passed_on,
+    passed_whole,
+    size_of,
+    under_listed_uris,
+)
 from apps.gateway.services.upstream_tasks import TASK, task_made
 from apps.gateway.services.views import View
 from apps.registry import services as registry
@@ -51,7 +59,7 @@ async def call_tool(
         with budget.counting(ask.share, actor.organization_id):
             result, meter.bytes_out = await _carry_tool(actor, tool, view, dict(arguments or {}), ask)
         meter.ended(result)
-        return result
+        return _as_listed(result, view, tool)
 
 
 async def check_may_call(actor: Actor, *, name: str, bundle: str = EVERYTHING) -> None:
@@ -70,7 +78,7 @@ async def get_prompt(
         view = await _view(actor, ask)
         prompt = view.find_prompt(name)
         params = {"name": prompt.upstream.name, **({"arguments": dict(arguments)} if arguments is not None else {})}
-        return await _carry(actor, Errand.to(prompt, view, "prompts/get", params), ask, meter)
+        return _as_listed(await _carry(actor, Errand.to(prompt, view, "prompts/get", params), ask, meter), view, prompt)
 
 
 async def read_resource(actor: Actor, *, uri: str, ask: Ask = NOBODY) -> dict[str, Any]:
@@ -204,6 +212,13 @@ def _says_it_is_not_there(error: registry.UpstreamError, uri: str) -> bool:
     """Whether a server says that it has no such resource: until 2025-11-25 by a code, then by naming the URI."""
     named = error.data.get("uri") if isinstance(error.data, Mapping) else None
     return error.rpc_code == _RESOURCE_NOT_FOUND or (error.rpc_code == _INVALID_PARAMS and named == uri)
+
+
+def _as_listed(result: dict[str, Any], view: View, thing: Tool | Offer) -> dict[str, Any]:
+    """The result, in which what leads to a resource leads to that of the same server, and not to another's."""
+    if thing.upstream is None or not view.shares_uris(thing.upstream.server_id):
+        return result
+    return under_listed_uris(result, partial(view.listed_uri, thing.upstream.server_id))
 
 
 def _under_its_uri(result: dict[str, Any], own: str, listed: str) -> dict[str, Any]:

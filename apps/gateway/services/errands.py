@@ -8,7 +8,7 @@ from apps.core import budget, limits
 from apps.core.actor import Actor
 from apps.core.errors import NotPermitted
 from apps.core.threads import in_thread
-from apps.gateway.services.asking import NEEDED_FOR, Ask, Client
+from apps.gateway.services.asking import LOG_LEVEL, NEEDED_FOR, Ask, Client
 from apps.gateway.services.hearing import CallListener, note_refusal
 from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
 from apps.gateway.services.outages import unanswered
@@ -72,7 +72,8 @@ async def ask_server(
     pool, server_id = upstreams(), errand.item.server_id
     route = await pool.route(server_id, errand.revision)
     caller = caller_of(actor, ask.client)
-    params = {**errand.params, "_meta": dict(ask.meta)} if ask.meta else errand.params
+    meta = _said_beside(ask, route)
+    params = {**errand.params, "_meta": meta} if meta else errand.params
     hears = listener or CallListener(ask.client, route)
 
     async def send(more: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +93,15 @@ async def ask_server(
         if error.refused and isinstance(error.__cause__, registry.Refused):
             await note_refusal(route, error.refused, error.__cause__)
         raise wrong(route, str(error)) from error
+
+
+def _said_beside(ask: Ask, route: registry.ServerRoute) -> dict[str, Any]:
+    """What a request says beside its parameters.
+
+    How much of the log a session wants was said once; a server of 2026-07-28 wants to hear it with each request.
+    """
+    level = ask.client.log_level if route.is_modern and not ask.client.is_modern else ""
+    return {**ask.meta, LOG_LEVEL: level} if level else dict(ask.meta)
 
 
 async def hold(

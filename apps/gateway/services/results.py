@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from apps.registry import services as registry
 
 KEPT_BYTES = 16 * 1024 * 1024
 LARGEST_KEPT = 256 * 1024
+MOST_LINKS = 200
+"""How many URIs in one result are held against the lists: each may have to be tried with many templates."""
 INPUT_REQUIRED = "input_required"
 _OURS_TO_SAY = frozenset({"_meta", "cacheScope"})
 _OURS = ("io.modelcontextprotocol/", "gatehouse/")
@@ -54,6 +56,33 @@ def passed_whole(result: Mapping[str, Any], route: registry.ServerRoute, *, need
     passed = {name: value for name, value in result.items() if name not in _OURS_TO_SAY}
     meta = passed_meta(result.get("_meta"))
     return masked({**passed, "_meta": meta} if meta else passed, route)
+
+
+def under_listed_uris(result: dict[str, Any], listed: Callable[[str], str]) -> dict[str, Any]:
+    """The result of a tool or a prompt whose links and resources have the URIs that its caller can read them by."""
+    known: dict[str, str] = {}
+
+    def renamed(block: Any) -> Any:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "resource" and "resource" in block:
+            return {**block, "resource": with_uri(block["resource"])}
+        return with_uri(block) if kind == "resource_link" else block
+
+    def with_uri(named: Any) -> Any:
+        uri = named.get("uri") if isinstance(named, dict) else None
+        if not isinstance(uri, str) or (uri not in known and len(known) >= MOST_LINKS):
+            return named
+        if uri not in known:
+            known[uri] = listed(uri)
+        return {**named, "uri": known[uri]}
+
+    def said(message: Any) -> Any:
+        return {**message, "content": renamed(message.get("content"))} if isinstance(message, dict) else message
+
+    content, messages = result.get("content"), result.get("messages")
+    if isinstance(content, list):
+        return {**result, "content": [renamed(block) for block in content]}
+    return {**result, "messages": [said(each) for each in messages]} if isinstance(messages, list) else result
 
 
 def size_of(value: Any) -> int:

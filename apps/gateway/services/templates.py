@@ -6,7 +6,6 @@ each part of the template moves all of them at once.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -79,20 +78,25 @@ class _Places:
     def after_text(self, reached: int, text: str) -> int:
         """Where one is after this very text."""
         if text not in self._ends:
-            self._ends[text] = self._bits(lambda place: self._uri.startswith(text, place))
+            self._ends[text] = self._starts_of(text)
         return (reached & self._ends[text]) << len(text)
 
     def after_run(self, reached: int, run: _Run) -> int:
         """Where one can be after an expression: one with a leading character may be left out as a whole."""
         if run.stops not in self._free:
-            self._free[run.stops] = self._bits(lambda place: self._uri[place] not in run.stops)
+            bits = ["0" if character in run.stops else "1" for character in reversed(self._uri)]
+            self._free[run.stops] = int("".join(bits) or "0", 2)
         free = self._free[run.stops]
         if run.lead:
             return reached | _spread(self.after_text(reached, run.lead), free)
         return _spread((reached & free) << 1, free)
 
-    def _bits(self, holds: Callable[[int], bool]) -> int:
-        return sum(1 << place for place in range(len(self._uri)) if holds(place))
+    def _starts_of(self, text: str) -> int:
+        starts, place = 0, self._uri.find(text)
+        while place >= 0:
+            starts |= 1 << place
+            place = self._uri.find(text, place + 1)
+        return starts
 
 
 def _spread(reached: int, free: int) -> int:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Literal
@@ -41,7 +42,7 @@ class View:
     instructions: str = ""
     _number: int = field(default_factory=lambda: next(_numbers))
     _fingerprints: dict[str, str] = field(default_factory=dict)
-    _listed: dict[tuple[UUID, str], str] | None = None
+    _prefixed: dict[UUID, list[Offer]] | None = None
     _tools_by_id: dict[UUID, Tool] | None = None
 
     def encoded(self, kind: ListKind, *, is_modern: bool) -> bytes:
@@ -109,13 +110,26 @@ class View:
             raise UnknownResource.at(uri_template)
         return found
 
+    def shares_uris(self, server_id: UUID) -> bool:
+        """Whether something of a server has another URI here than there, for another server offers the same."""
+        return bool(self._prefixed_of(server_id))
+
     def listed_uri(self, server_id: UUID, uri: str) -> str:
-        """What this endpoint calls a server's resource; the same URI where it is not listed."""
-        if self._listed is None:
-            self._listed = {
-                (each.upstream.server_id, each.upstream.name): each.name for each in self.resources.values()
-            }
-        return self._listed.get((server_id, uri), uri)
+        """The URI that leads here to what a server calls so; the same one where nothing that is listed does."""
+        offers = self._prefixed_of(server_id)
+        with suppress(UnknownResource):
+            if not offers or self.find_resource(uri).offer.upstream.server_id == server_id:
+                return uri
+        found = (each for each in offers if each.upstream.name == uri or (each.template and each.template.matches(uri)))
+        return next((each.prefix + uri for each in found), uri)
+
+    def _prefixed_of(self, server_id: UUID) -> list[Offer]:
+        if self._prefixed is None:
+            self._prefixed = {}
+            for each in (*self.resources.values(), *self.templates):
+                if each.prefix:
+                    self._prefixed.setdefault(each.upstream.server_id, []).append(each)
+        return self._prefixed.get(server_id, [])
 
     def _pieces(self, kind: ListKind, *, is_modern: bool) -> list[bytes]:
         if kind == "tools":

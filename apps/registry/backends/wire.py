@@ -18,6 +18,7 @@ from apps.core import budget
 from apps.core.doors import has_too_many_values
 from apps.core.errors import BackendError, BackendTimeout, TooLarge
 from apps.registry.backends.base import Hello, HttpRefusal, ParamHeaders, UpstreamError
+from apps.registry.backends.introductions import well_formed_capabilities, well_formed_info
 
 MODERN = "2026-07-28"
 LEGACY = "2025-11-25"
@@ -72,7 +73,7 @@ class Introduction:
 
 def introduction(client_info: Mapping[str, Any] | None, capabilities: Mapping[str, Any] | None) -> Introduction:
     """How a connection is begun; by itself Gatehouse offers a server nothing to call back for."""
-    return Introduction(dict(client_info or own_info()), dict(capabilities or {}))
+    return Introduction(well_formed_info(client_info or {}) or own_info(), well_formed_capabilities(capabilities or {}))
 
 
 async def agree(ask: Ask, ours: Introduction, known: str = "") -> Hello:
