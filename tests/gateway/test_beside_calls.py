@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from apps.core.ids import new_id
+from apps.gateway.services import hearing
 from apps.gateway.services.asking import Ask, Silent
-from apps.gateway.services.hearing import BesideCalls
+from apps.gateway.services.hearing import BesideCalls, CallListener
 from apps.gateway.services.rounds import MOST_MISSED, Parked
 from apps.registry import services as registry
 
@@ -82,6 +84,28 @@ def test_a_question_ends_with_its_call() -> None:
         assert call.is_cancelled
 
     asyncio.run(story())
+
+
+def test_what_a_client_may_not_be_asked_is_refused_beside_its_call_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[str] = []
+
+    async def note(route: registry.ServerRoute, method: str, refusal: registry.Refused) -> None:
+        noted.append(method)
+
+    monkeypatch.setattr(hearing, "note_refusal", note)
+    route = registry.ServerRoute(new_id(), new_id(), "loop", "Loop", "http")
+    form = {"message": "Name?", "requestedSchema": {"properties": {"password": {"type": "string"}}}}
+
+    async def story() -> None:
+        beside = BesideCalls(is_of_one_client=True)
+        beside.begin(CallListener(Silent(capabilities={"elicitation": {}}), route))
+        with pytest.raises(registry.Refused, match="asks for a secret"):
+            await beside.asked("elicitation/create", form)
+        with pytest.raises(registry.Refused, match="has not declared roots"):
+            await beside.asked("roots/list", {})
+
+    asyncio.run(story())
+    assert noted == ["elicitation/create", "roots/list"]
 
 
 @dataclass(frozen=True)

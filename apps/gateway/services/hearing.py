@@ -49,7 +49,11 @@ class CallListener:
             raise
 
     async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a question to the client, which may be asked it."""
+        """Put a question to the client; raises Refused for what it may not be asked.
+
+        A slot has checked that before it was left. Not every question comes by a slot.
+        """
+        await self.check(method, params)
         self.has_asked = True
         if "task" in params:  # by which the client would answer with a task, and nobody has told the server that it may
             params = {name: value for name, value in params.items() if name != "task"}
