@@ -93,6 +93,8 @@ class Session:
     questions: "dict[str, asyncio.Future[Mapping[str, Any]]]" = field(default_factory=dict)
     streams: "OrderedDict[str, Stream]" = field(default_factory=OrderedDict)
     notices: Notices | None = None
+    seen_lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What its client's lists looked like when it was last told of them."""
     subscriptions: gateway.Subscriptions = field(init=False)
     kept: Kept = field(default_factory=Kept)
     _numbers: Any = field(default_factory=itertools.count)

@@ -35,7 +35,7 @@ from config.mcp_messages import (
     result_message,
 )
 from config.mcp_methods import answer, hello
-from config.mcp_notices import CHANGES, Changes, Telling
+from config.mcp_notices import Changes, Telling, changes_of
 from config.mcp_sessions import Session, owner_of
 from config.outages import as_outage
 
@@ -193,7 +193,7 @@ class Conversation:
             self._session.end()
         session.notices = self._lines
         self._session = session
-        self._watch(Changes("", dict(CHANGES.values()), session.tell, session.subscriptions))
+        self._watch(changes_of(session))
         assert message.id is not None  # noqa: S101 - it is a request
         return result_message(message.id, said)
 
