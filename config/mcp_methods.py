@@ -257,8 +257,11 @@ async def _read(exchange: Exchange) -> bytes:
 async def _complete(exchange: Exchange) -> bytes:
     reference, argument = exchange.mapping("ref", is_needed=True), exchange.mapping("argument", is_needed=True)
     assert reference is not None and argument is not None  # noqa: S101 - `mapping` has refused that
-    if reference.get("type") not in ("ref/prompt", "ref/resource") or not isinstance(argument.get("name"), str):
-        raise RpcError(INVALID_PARAMS, "completion/complete takes ref, to a prompt or a resource, and argument.")
+    named_by = {"ref/prompt": "name", "ref/resource": "uri"}.get(str(reference.get("type")), "")
+    if not all(
+        isinstance(each, str) for each in (reference.get(named_by), argument.get("name"), argument.get("value"))
+    ):
+        raise malformed("completion/complete takes ref, to a prompt or a resource, and argument, with name and value.")
     result = await gateway.complete(
         exchange.actor, reference=reference, argument=argument, context=exchange.mapping("context"),
         ask=exchange.as_ask(),

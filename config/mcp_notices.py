@@ -1,8 +1,9 @@
 """What clients are told unasked: that a list of theirs looks different, that a resource has changed."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from apps.core.actor import Actor
@@ -10,10 +11,12 @@ from apps.core.errors import ServiceError
 from apps.gateway import services as gateway
 from config.mcp_messages import META, SUBSCRIPTION_ID, Message, call_message, malformed
 from config.mcp_methods import needs_tasks
-from config.mcp_sessions import UPDATED
+from config.mcp_sessions import UPDATED, Session
 
 TASK_CHANGED = "notifications/tasks"
 MOST_EARLY = 200
+FIRST_ANSWERS_SECONDS = 10.0
+"""How long the acknowledgement waits for servers that are asked to tell of a resource."""
 
 CHANGES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "toolsListChanged": ("notifications/tools/list_changed", ("tools",)),
@@ -43,7 +46,7 @@ class Changes:
     tell: Callable[[str], None]
     subscriptions: gateway.Subscriptions | None = None
     following: gateway.Following | None = None
-    _seen: dict[str, tuple[str, ...]] | None = None
+    seen: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     async def look(self, actor: Actor) -> None:
         """Tell what has changed since the last look, and hear no more of what the actor has lost."""
@@ -55,10 +58,15 @@ class Changes:
             return
         view = await gateway.view_for(actor, bundle=self.bundle)
         now = {method: tuple(view.fingerprint(kind) for kind in kinds) for method, kinds in self.kinds.items()}
-        for method in self.kinds if self._seen is not None else ():
-            if self._seen and self._seen[method] != now[method]:
-                self.tell(method)
-        self._seen = now
+        changed = [method for method in self.kinds if self.seen.get(method, now[method]) != now[method]]
+        self.seen.update(now)
+        for method in changed:
+            self.tell(method)
+
+
+def changes_of(session: Session) -> Changes:
+    """The lists of a session, and what its client was last told of them, on whichever stream."""
+    return Changes(session.bundle, dict(CHANGES.values()), session.tell, session.subscriptions, seen=session.seen_lists)
 
 
 class Telling:
@@ -87,8 +95,11 @@ class Telling:
         wanted, actor = self._wanted, self._actor
         honoured: dict[str, Any] = {name: True for name in CHANGES if wanted.get(name) is True}
         self.changes.kinds = dict(CHANGES[name] for name in honoured)
-        uris = [uri for uri in _texts(wanted, "resourceSubscriptions") if await self._subscribe(actor, uri)]
-        lists = {"resourceSubscriptions": uris, "taskIds": await self._following.add(_texts(wanted, "taskIds"))}
+        uris, task_ids = await asyncio.gather(
+            self._subscribe_all(actor, _texts(wanted, "resourceSubscriptions")),
+            self._following.add(_texts(wanted, "taskIds")),
+        )
+        lists = {"resourceSubscriptions": uris, "taskIds": task_ids}
         honoured.update({name: heard for name, heard in lists.items() if heard})
         self._tell("notifications/subscriptions/acknowledged", notifications=honoured)
         early, self._early = self._early, None
@@ -97,8 +108,25 @@ class Telling:
         self._following.begin()
         await self.changes.look(actor)
 
+    async def _subscribe_all(self, actor: Actor, uris: list[str]) -> list[str]:
+        """Subscribe to what the caller may read, and to what servers agree to within seconds.
+
+        The rest is left out of what is acknowledged, and so is what is beyond the most that a client may subscribe to.
+        """
+        chosen = list(dict.fromkeys(uris))[: gateway.MOST_RESOURCES]
+        works: dict[str, asyncio.Task[bool]] = {}
+        try:
+            for uri in chosen:
+                works[uri] = asyncio.ensure_future(self._subscribe(actor, uri))
+                await asyncio.sleep(0)  # to hold a URI against templates takes time: others are served in between
+            if works:
+                await asyncio.wait(works.values(), timeout=FIRST_ANSWERS_SECONDS)
+            return [uri for uri, work in works.items() if work.done() and work.result()]
+        finally:
+            for work in works.values():
+                work.cancel()
+
     async def _subscribe(self, actor: Actor, uri: str) -> bool:
-        """Subscribe to what the caller may read; the rest is left out of what is acknowledged."""
         with suppress(ServiceError):
             await self._subscriptions.add(actor, uri, self._ask)
             return True

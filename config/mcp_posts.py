@@ -7,6 +7,7 @@ asks and how, and its headers repeat what proxies route by.
 import asyncio
 import logging
 from collections.abc import Awaitable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,7 @@ from config.mcp_messages import (
     LEGACY,
     META,
     MODERN,
+    UNSUPPORTED_VERSION,
     Message,
     RpcError,
     as_rpc_error,
@@ -34,7 +36,7 @@ from config.mcp_messages import (
     status_of,
 )
 from config.mcp_methods import MODERN_METHODS, answer, hello
-from config.mcp_notices import CHANGES, Changes, Telling
+from config.mcp_notices import Changes, Telling, changes_of
 from config.mcp_rights import Admit, still_allowed
 from config.mcp_sessions import Session
 from config.mcp_streams import JSON_HEADERS, Receive, Reply, Stream, place_of
@@ -129,10 +131,12 @@ async def post_plain(request: Request, parsed: Any, method: str, admit: Admit) -
     """Serve one message at the address of its own method: without a session, and with nothing said of revisions."""
     try:
         message = read_message(parsed)
-        if not message.is_request or message.method != method:
-            raise RpcError(INVALID_REQUEST, f"This address takes requests for {method} alone.")
     except RpcError as error:
         await request.give_error(400, error)
+        return
+    if not message.is_request or message.method != method:
+        refusal = RpcError(INVALID_REQUEST, f"This address takes requests for {method} alone.")
+        await request.give_error(400, refusal, message.id if message.is_request else None)
         return
     check = still_allowed(admit, message, request.bundle)
     reply = Reply(request.send, request.receive, can_stream=False, check=check)
@@ -179,6 +183,8 @@ async def _initialize(request: Request, message: Message) -> None:
         request.actor, bundle=request.bundle, version=version, capabilities=message.params.get("capabilities") or {},
         client_info=info if isinstance(info, dict) else {},
     )  # fmt: skip
+    with suppress(ServiceError):
+        await changes_of(session).look(request.actor)
     await request.give(200, result_message(message.id, said), [(b"mcp-session-id", session.id.encode())])
 
 
@@ -254,6 +260,8 @@ async def _post_modern(request: Request, message: Message, admit: Admit) -> None
         return
     headers = request.scope["headers"]
     try:
+        if META + "protocolVersion" not in message.meta:
+            _check_revision(request)
         check_headers(message, headers)
         await check_param_headers(request.actor, message, request.bundle, headers)
     except RpcError as error:
@@ -281,11 +289,20 @@ async def _note_modern(request: Request, message: Message) -> None:
         error = RpcError(INVALID_REQUEST, f"Clients of {MODERN} send no answers: call again, with inputResponses.")
         await request.give_error(400, error)
         return
-    if request.header(b"mcp-protocol-version") != MODERN:
-        error = RpcError(-32022, "Unsupported protocol version", {"supported": [MODERN]})
+    try:
+        _check_revision(request)
+    except RpcError as error:
         await request.give_error(400, error)
         return
     await request.give(202)
+
+
+def _check_revision(request: Request) -> None:
+    """Raise RpcError for a revision that nobody here speaks, in a request that may be of either era."""
+    revision = request.header(b"mcp-protocol-version") or ""
+    if revision != MODERN:
+        told = {"supported": [*LEGACY, MODERN], "requested": revision[:40]}
+        raise RpcError(UNSUPPORTED_VERSION, "Unsupported protocol version", told)
 
 
 # Streams -------------------------------------------------------------------------------------------------------------
@@ -304,10 +321,7 @@ async def listen(request: Request, admit: Admit) -> None:
     after = place[1] if place and stream else 0
     if stream is None:
         stream = session.open_notices()
-    if stream is session.notices:
-        changes = Changes(request.bundle, dict(CHANGES.values()), session.tell, session.subscriptions)
-    else:
-        changes = Changes(request.bundle, {}, lambda _: None)
+    changes = changes_of(session) if stream is session.notices else Changes(request.bundle, {}, lambda _: None)
     await while_admitted(request, stream.copy(request.send, after), admit, changes)
 
 

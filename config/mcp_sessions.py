@@ -102,6 +102,8 @@ class Session:
     notices: Notices | None = None
     conversation: Hearing | None = None
     """Who takes its messages; None where each of them has an answer of its own."""
+    seen_lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What its client's lists looked like when it was last told of them."""
     subscriptions: gateway.Subscriptions = field(init=False)
     kept: Kept = field(default_factory=Kept)
     _numbers: Any = field(default_factory=itertools.count)

@@ -22,7 +22,7 @@ from config.mcp_messages import (
     RpcError,
     read_message,
 )
-from config.mcp_notices import CHANGES, Changes
+from config.mcp_notices import changes_of
 from config.mcp_posts import Request, session_of, while_admitted
 from config.mcp_sessions import Session
 from config.mcp_streams import KEPT_BYTES, MOST_WAITING_BYTES, Stream
@@ -123,7 +123,7 @@ async def open_stream(request: Request, admit: Admit) -> None:
     name = here.relay.public_id(session.id) if here.relay is not None else session.id
     wire = Wire(f"event: endpoint\ndata: {_address_of(request.bundle)}?session_id={name}\n\n".encode())
     conversation = SseConversation(wire, session, admit)
-    changes = Changes(request.bundle, dict(CHANGES.values()), session.tell, session.subscriptions)
+    changes = changes_of(session)
     try:
         await changes.look(request.actor)  # before the client sees a list, so that no change after it goes untold
         await while_admitted(request, wire.copy(request.send), conversation.admitted, changes)

@@ -27,7 +27,7 @@ from config.mcp_conversation import LISTEN, Admit, Conversation
 from config.mcp_exchange import Exchange
 from config.mcp_messages import META, Message, RpcError, as_rpc_error, error_message, read_message
 from config.mcp_methods import answer
-from config.mcp_notices import CHANGES, Changes, Telling
+from config.mcp_notices import Changes, Telling, changes_of
 from config.mcp_sessions import Session, owner_of
 
 HERE = "127.0.0.1"
@@ -119,7 +119,7 @@ class StdioConversation(Conversation):
             self.session.end()
         session.notices = self._lines
         self.session = session
-        self._watch(Changes("", dict(CHANGES.values()), session.tell, session.subscriptions))
+        self._watch(changes_of(session))
 
     async def answer(self, actor: Actor, message: Message, share: budget.Share) -> bytes:
         """The answer to a request of either era; raises RpcError."""

@@ -9,7 +9,6 @@ import contextvars
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from typing import Any
 
 from apps.core.errors import ServiceError
@@ -53,6 +52,7 @@ class Stream:
         self._opening = opening
         self._tell_ended = ended
         self.readers = 0
+        self._newest_reader = 0
         self.is_ended = False
         self._first = 1
         self._events: deque[bytes] = deque()
@@ -88,22 +88,27 @@ class Stream:
         self._news.set()
 
     async def copy(self, send: Send, after: int = 0) -> None:
-        """Send every message after this one, and those to come, until the end; a comment where it stays quiet."""
+        """Send every message after this one, and those to come, until the end; a comment where it stays quiet.
+
+        It has one reader: whoever reads on takes the place of the one before, whose connection may only look alive.
+        """
         at = max(after + 1, self._first)
         self.readers += 1
+        self._newest_reader = reader = self._newest_reader + 1
+        self._news.set()
         try:
             await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
             if self._opening and not after:
                 await _send_part(send, self._opening)
             while True:
                 self._news.clear()
-                while at < self._first + len(self._events):
+                while at < self._first + len(self._events) and reader == self._newest_reader:
                     at = max(at, self._first)
                     await _send_part(send, self._event(at))
                     at += 1
                     self._read_to = max(self._read_to, at - 1)
                     self._forget()
-                if self.is_ended and at >= self._first + len(self._events):
+                if reader != self._newest_reader or (self.is_ended and at >= self._first + len(self._events)):
                     break
                 if not await self._changes_within(PING_SECONDS):
                     await _send_part(send, b": still here\n\n")
@@ -112,12 +117,12 @@ class Stream:
             self.readers -= 1
 
     async def _changes_within(self, seconds: float) -> bool:
-        if self._news.is_set():
-            return True
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
-        return self._news.is_set()
+        except TimeoutError:
+            return self._news.is_set()
+        return True
 
     def _event(self, number: int) -> bytes:
         message = self._events[number - self._first]

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.fixtures.servers import evil_stdio_command
+from tests.fixtures.servers import evil_stdio_command, revisions_stdio_command
 from tests.gateway.agent import BOTH, LEGACY, META, MODERN, agent_of, offer
 from tests.gateway.conftest import events
 from tests.live import Live
@@ -105,9 +105,14 @@ def test_a_process_that_ends_again_and_again_is_no_fork_storm(
 
 
 @pytest.mark.parametrize("is_session", [True, False])
-def test_a_client_that_describes_itself_wrongly_harms_no_other(live: Live, alice: Person, is_session: bool) -> None:
-    command, era = evil_stdio_command(), LEGACY
-    offer(alice, "kid", transport="stdio", command=command, tools=TOOLS, isolate_sessions=True, protocol_version=era)
+def test_a_client_that_describes_itself_wrongly_harms_no_other(
+    live: Live, alice: Person, is_session: bool, settings: Any
+) -> None:
+    command = revisions_stdio_command(LEGACY)
+    settings.STDIO_ALLOW = (shlex.join(command),)
+    settings.BREAKER_OPEN_SECONDS = 60.0  # how long a process is not started that ends again and again
+    own = {"isolate_sessions": True, "protocol_version": LEGACY}
+    offer(alice, "kid", transport="stdio", command=command, tools=("echo",), **own)
     wrong: dict[str, Any] = {"sampling": 5, "roots": {"listChanged": "often"}, "elicitation": [], "experimental": {}}
     strange = agent_of(live, alice, LEGACY if is_session else MODERN)
 
@@ -116,8 +121,7 @@ def test_a_client_that_describes_itself_wrongly_harms_no_other(live: Live, alice
             hello = {"protocolVersion": LEGACY, "capabilities": wrong, "clientInfo": {"name": 5}}
             strange.session = strange.send("initialize", hello).headers["mcp-session-id"]
         meta = {} if is_session else {META + "clientCapabilities": wrong, META + "clientInfo": {"name": 5}}
-        said = strange.ask("tools/call", {"name": "kid__echo", "arguments": {"text": "me"}, "_meta": meta})["result"]
-        assert not said.get("isError"), said
+        strange.ask("tools/call", {"name": "kid__echo", "arguments": {"text": "me"}, "_meta": meta})
 
     assert agent_of(live, alice).text("kid__echo", text="hi") == "hi"
 

@@ -185,3 +185,13 @@ def test_the_stateless_revision_has_neither_streams_nor_sessions_whatever_is_cla
             assert (answer.status, answer.headers["allow"]) == (405, "POST"), claim
 
     assert older.ask("ping")["result"] == {}
+
+
+@pytest.mark.parametrize("revision", [OLDER[-1], MODERN])
+def test_a_completion_that_does_not_say_of_what_is_told_so(live: Live, alice: Person, revision: str) -> None:
+    agent, prompt = agent_of(live, alice, revision), {"type": "ref/prompt", "name": "up__greet"}
+    value, no_name, wrong = {"name": "who", "value": "A"}, {"type": "ref/prompt"}, {"type": "ref/resource", "uri": 5}
+
+    for ref, argument in ((no_name, value), (wrong, value), (prompt, {"name": "who"}), (prompt, {"value": "A"})):
+        error = agent.ask("completion/complete", {"ref": ref, "argument": argument})["error"]
+        assert (error["code"], error["data"]["code"]) == (-32602, "MALFORMED"), error

@@ -36,7 +36,8 @@ def test_each_method_answers_at_its_own_address(live: Live, alice: Person, evil:
 def test_an_address_answers_its_own_method_alone_and_posts_alone(live: Live, alice: Person) -> None:
     key = live.key(alice)
 
-    assert ask(live, key, "tools/call", at="tools/list").status == 400
+    wrong = ask(live, key, "tools/call", at="tools/list")
+    assert (wrong.status, wrong.json()["id"]) == (400, "123")
     assert ask(live, key, "resources/list").status == 404
     assert live.with_key(key).get("/mcp/tools/list").status == 405
     assert ask(live, "gate_nonsense", "tools/list").status == 401

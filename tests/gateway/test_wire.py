@@ -145,6 +145,9 @@ def test_a_revision_in_the_header_is_that_of_the_body(live: Live, alice: Person)
     both = {"_meta": {META + "protocolVersion": "2031-01-01"}}
     unknown = modern.send("tools/list", both, headers={"MCP-Protocol-Version": "2031-01-01"})
     assert (unknown.status, unknown.json()["error"]["code"]) == (400, UNSUPPORTED)
+    unknown = legacy.send("tools/list", headers={"MCP-Protocol-Version": "2031-01-01"})
+    assert (unknown.status, unknown.json()["error"]["code"]) == (400, UNSUPPORTED)
+    assert set(unknown.json()["error"]["data"]["supported"]) >= {LEGACY, MODERN}
 
 
 # C06: messages that are none --------------------------------------------------------------------------------------

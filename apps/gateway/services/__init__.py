@@ -32,7 +32,7 @@ from apps.gateway.services.offers import Offer, Tool, UnknownPrompt, UnknownReso
 from apps.gateway.services.pool import breaker_state, close_upstreams, count_open, upstreams
 from apps.gateway.services.rounds import owner_of_state, parking_lot
 from apps.gateway.services.search import fetch_offer, search_offers
-from apps.gateway.services.subscriptions import Subscriptions
+from apps.gateway.services.subscriptions import MOST_RESOURCES, Subscriptions
 from apps.gateway.services.upstream_tasks import UnknownTask, cancel_task, get_task, process_of_task, update_task
 from apps.gateway.services.views import Found, View
 from apps.gateway.services.ways import OpenLinks
@@ -40,6 +40,7 @@ from apps.gateway.services.ways import OpenLinks
 __all__ = [
     "CLIENTS",
     "INSTRUCTIONS",
+    "MOST_RESOURCES",
     "PLACEHOLDER",
     "Ask",
     "Client",

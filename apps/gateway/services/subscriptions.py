@@ -52,10 +52,10 @@ class _OfServer:
         if method != UPDATED or not isinstance(uri, str):
             return
         # A server may tell of a part of what was subscribed to.
-        if listed := self.uris.get(uri):
-            self.tell(listed)
-        elif any(uri.startswith(f"{known.rstrip('/')}/") for known in self.uris):
-            self.tell(uri)
+        for own, listed in self.uris.items():
+            if uri == own or uri.startswith(f"{own.rstrip('/')}/"):
+                self.tell(listed.removesuffix(own) + uri)
+                return
 
     async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Nobody is asked outside of a call."""
