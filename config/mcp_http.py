@@ -35,9 +35,11 @@ from apps.gateway import services as gateway
 from config import mcp_sse
 from config.bodies import read_body
 from config.mcp_held import CUT, Paced, no_cut
+from config.mcp_listening import listen
 from config.mcp_messages import LEGACY
-from config.mcp_posts import Request, end_session, listen, post, post_plain
+from config.mcp_posts import end_session, post, post_plain
 from config.mcp_relay import Relay, relaying
+from config.mcp_request import Request
 from config.mcp_rights import Admit
 from config.mcp_server import build_server
 from config.mcp_sessions import RELAYED, SWEEP_SECONDS, Sessions

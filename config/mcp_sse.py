@@ -13,6 +13,7 @@ from django.conf import settings
 from apps.core import budget
 from apps.core.actor import Actor
 from config.mcp_conversation import Admit, Conversation
+from config.mcp_listening import while_admitted
 from config.mcp_messages import (
     INVALID_REQUEST,
     LEGACY,
@@ -23,7 +24,7 @@ from config.mcp_messages import (
     read_message,
 )
 from config.mcp_notices import changes_of
-from config.mcp_posts import Request, session_of, while_admitted
+from config.mcp_request import Request, session_of
 from config.mcp_sessions import Session
 from config.mcp_streams import KEPT_BYTES, MOST_WAITING_BYTES, Stream
 

@@ -272,7 +272,7 @@ def test_who_does_not_read_a_stream_is_left_too(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_who_listens_too_often_is_told_so(live: Live, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("config.mcp_posts.MOST_STREAMS_OF_ONE_CALLER", 0)
+    monkeypatch.setattr("config.mcp_listening.MOST_STREAMS_OF_ONE_CALLER", 0)
 
     error = agent_of(live, alice, MODERN).ask("subscriptions/listen", {"notifications": {}})["error"]
 

@@ -12,7 +12,7 @@ from apps.core import budget
 from apps.gateway import services as gateway
 from apps.gateway.services import following
 from apps.registry.models import Server
-from config import mcp_held, mcp_posts
+from config import mcp_held, mcp_listening
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, agent_of, offer
 from tests.gateway.conftest import Evil
 from tests.gateway.test_tasks import (
@@ -147,7 +147,7 @@ def test_who_leaves_before_the_acknowledgement_is_looked_after_no_more(
         _until(lambda: following._followed.total() > 0)
     left = time.monotonic()
 
-    _until(lambda: not following._followed and not mcp_posts._streams)
+    _until(lambda: not following._followed and not mcp_listening._streams)
     assert time.monotonic() - left < 10
 
 
@@ -182,7 +182,7 @@ def test_who_does_not_read_is_left_and_nothing_is_looked_at_for_them(
         evil.put("task", {**WORKING, "statusMessage": "x" * 8_000_000})
 
         until_nothing_is_followed()
-        _until(lambda: not mcp_posts._streams and _held() == 0)
+        _until(lambda: not mcp_listening._streams and _held() == 0)
 
 
 def test_what_is_told_of_a_task_counts_until_the_client_has_read_it(

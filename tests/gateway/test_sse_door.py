@@ -16,7 +16,7 @@ from apps.gateway.schemas import BundleItemIn
 from apps.registry.models import Capability
 from config import mcp_streams
 from config.mcp_http import count_sessions
-from config.mcp_posts import WATCH_SECONDS
+from config.mcp_listening import WATCH_SECONDS
 from config.mcp_sse import Wire
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, add_tool, offer, refresh
 from tests.gateway.conftest import Evil, events
