@@ -25,6 +25,8 @@ _OF_ITS_OWN = frozenset({"slug", "is_enabled", "missing"})
 MOST_CHANGES = 300
 """On SQLite nobody else writes while an import is rehearsed or done, and each change costs about ten milliseconds."""
 _LATER = f"At most {MOST_CHANGES} changes are made at once. Import the file again for the rest."
+# Whether a bundle fits together is seen when it has been put together, which costs what keeping it does.
+_TOO_MUCH_REFUSED = "Too many bundles before this one are refused. Mend them, then import the file again."
 _CAN_BE_EMPTY = frozenset({"timeout_seconds"})
 
 
@@ -66,6 +68,7 @@ class _Importer:
         self._seen: set[tuple[str, ...]] = set()
         self._made: set[str] = set()
         self._changes = 0
+        self._refused_bundles = 0
         self._servers = {server.slug: server for server in every(self._page_of_servers)}
         self._members = {member.user.email: member for member in every(self._page_of_members)}
         self._capabilities: dict[str, dict[tuple[str, str], Any]] = {}
@@ -77,6 +80,8 @@ class _Importer:
             return _refused(item, item.why)
         if self._changes and self._changes + item.weight > MOST_CHANGES:
             return _refused(item, _LATER)
+        if item.kind == "bundle" and self._refused_bundles >= MOST_CHANGES:
+            return _refused(item, _TOO_MUCH_REFUSED)
         bring = {
             "server": self._server,
             "capability": self._capability,
@@ -90,6 +95,7 @@ class _Importer:
         except ConfirmationNeeded:
             raise
         except ServiceError as error:
+            self._refused_bundles += item.weight if item.kind == "bundle" else 0
             return _refused(item, _words(error))
         self._changes += item.weight if line.outcome in ("make", "change") else 0
         return line

@@ -8,6 +8,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from apps.gateway import services as gateway
+from apps.gateway.admin.bundles import BundleAdmin
+from apps.gateway.admin.items import BundleItemAdmin
 from apps.gateway.models import Bundle, BundleItem
 from apps.gateway.schemas import BundleItemIn
 from apps.registry.models import Capability, Server
@@ -229,3 +231,20 @@ def test_a_thing_is_named_anew_on_the_page_of_its_bundle(adam: Person, up: Serve
     assert answer["Location"] == f"{page_url(made)}#item-{item.pk}"
     assert "renamed from" in client.get(page_url(made)).content.decode()
     assert list(seen_by(adam, bundle="desk").tools) == ["repeat"]
+
+
+def test_who_may_only_look_is_offered_nothing_to_change(
+    adam: Person, up: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = gateway.create_bundle(adam.actor, name="Desk", slug="desk", items=[BundleItemIn(native="search")])
+    for page in (BundleAdmin, BundleItemAdmin):
+        monkeypatch.setattr(page, "change_permission", "bundle.nobody")
+    client = enter(adam)
+
+    shown = client.get(page_url(made)).content.decode()
+
+    assert "An agent at this address sees 1 tool" in shown
+    assert "Choose things" not in shown and "Take out" not in shown and "describe anew" not in shown
+    assert client.get(choose_url(made)).status_code == 403
+    assert client.post(choose_url(made), {"thing": ["native:fetch"]}).status_code == 403
+    assert len(made.items) == 1

@@ -359,3 +359,17 @@ def test_what_is_in_a_bundle_counts_among_the_changes_made_at_once(
     assert [text(line["outcome"]) for line in first.context["lines"]] == ["Made", "Refused", "Made"]
     assert "Import the file again" in lines(first)["Bundle", "second"][1]
     assert [text(line["outcome"]) for line in second.context["lines"]] == ["Left as it is", "Made", "Left as it is"]
+
+
+def test_an_import_does_not_put_together_one_bad_bundle_after_the_other(
+    alice: Person, notes: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.transfer.imports.MOST_CHANGES", 4)
+    clash = {"items": [{"server": "notes"}, {**ONE, "alias": "notes__add"}]}
+    lacking = {"slug": "lacking", "items": [{"server": "maps"}]}
+
+    page = preview(enter(alice), document(lacking, *({**clash, "slug": f"b{number}"} for number in range(3))))
+
+    said = [lines(page)["Bundle", f"b{number}"][1] for number in range(3)]
+    assert ["has this name" in each for each in said] == [True, True, False]
+    assert "Too many bundles before this one are refused" in said[2]

@@ -58,13 +58,15 @@ def get_capability(actor: Actor, *, capability_id: UUID) -> Capability:
 def read_capabilities(
     actor: Actor, *, capability_ids: Collection[UUID] = (), server_ids: Collection[UUID] = ()
 ) -> list[Capability]:
-    """These capabilities, and all that these servers offer now; raises NotFound where one of the former is missing."""
+    """These capabilities, and all that these servers offer now; raises NotFound where one of the former is missing.
+
+    Their definitions, which may be long, are read when they are asked for: most callers want names.
+    """
     actor.require("server.read")
     known = Capability.objects.for_org(actor.organization_id).filter(server__deleted_at=None)
     wanted = Q(pk__in=capability_ids) | Q(server_id__in=server_ids, removed_at=None)
-    found: list[Capability] = (
-        list(known.filter(wanted).select_related("server")) if capability_ids or server_ids else []
-    )
+    rows = known.filter(wanted).select_related("server").defer("definition", "approved_definition", "warnings")
+    found: list[Capability] = list(rows) if capability_ids or server_ids else []
     if set(capability_ids) - {each.pk for each in found}:
         raise NotFound("There is no such capability.")
     return found
