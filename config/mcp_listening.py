@@ -8,7 +8,9 @@ import logging
 from collections.abc import Awaitable
 from typing import Any
 
-from apps.core.errors import RateLimited, ServiceError
+from django.db import InterfaceError, OperationalError
+
+from apps.core.errors import NotAuthenticated, NotFound, NotPermitted, RateLimited, ServiceError
 from config.mcp_messages import INVALID_REQUEST, Message, RpcError, as_rpc_error, status_of
 from config.mcp_notices import Changes, Telling, changes_of
 from config.mcp_request import Request, session_of
@@ -98,9 +100,11 @@ async def while_admitted(request: Request, work: Any, admit: Admit, changes: Cha
                 break
             try:
                 await changes.look(await admit())
-            except ServiceError as refusal:
+            except (NotAuthenticated, NotPermitted, NotFound) as refusal:
                 logger.info("a stream was ended, for its caller is let in no more: %s", refusal)
                 break
+            except (ServiceError, OperationalError, InterfaceError):
+                pass  # nobody knows just now
     finally:
         for task in (writing, leaving):
             task.cancel()

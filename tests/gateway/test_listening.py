@@ -6,10 +6,14 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 
+from apps.auth import services as auth
+from apps.core.errors import BackendDown
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, add_tool, agent_of, change, offer, refresh
 from tests.gateway.conftest import Evil
 from tests.gateway.test_wire import listening
@@ -65,6 +69,29 @@ def test_a_stream_has_one_reader_and_the_newest_is_it(live: Live, alice: Person,
         add_tool(server, "add")
         refresh(alice)
         assert second.next()[1]["method"] == CHANGED
+
+
+@pytest.mark.parametrize(
+    "error", [OperationalError("the database is away"), BackendDown()], ids=["database", "threads"]
+)
+def test_a_stream_goes_on_while_nobody_knows_whether_its_caller_may_listen(
+    live: Live, alice: Person, evil: Evil, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    server = offer(alice, "up", evil.url)
+    agent = agent_of(live, alice).open()
+    has_asked = Event()
+
+    def nobody_knows(*_: Any, **__: Any) -> None:
+        has_asked.set()
+        raise error
+
+    with listening(live, agent) as reader:
+        with monkeypatch.context() as outage:
+            outage.setattr(auth, "known_actor", nobody_knows)
+            assert has_asked.wait(60)
+        add_tool(server, "add")
+        refresh(alice)
+        assert reader.next()[1]["method"] == CHANGED
 
 
 @contextmanager

@@ -254,5 +254,5 @@ def shape(client: Client, method: str, address: str) -> tuple:
     words = re.sub(
         r"csrfmiddlewaretoken\" value=\"\w+|[0-9a-f-]{36}|req_\w+|data-csrf=\"\w+", "", answer.text.replace(asked, "")
     )
-    words = re.sub(r"\d+ (second|minute)s? ago|just now|\d\d:\d\d:\d\d[.\d]*", "", words)
+    words = re.sub(r"<time .*?</time>|\d+\s(second|minute)s? ago|just now|\d\d:\d\d:\d\d[.\d]*", "", words)
     return answer.status_code, str(answer.redirect_chain).replace(asked, ""), words
