@@ -149,6 +149,21 @@ def test_a_uri_that_nobody_offers_leads_nowhere(alice: Person, uri: str) -> None
         seen_by(alice).find_resource(uri)
 
 
+def test_no_template_leads_to_a_resource_that_its_reader_may_not_have(alice: Person, victor: Person) -> None:
+    server = server_of(alice, "up")
+    off = offer(server, "resource", "test://off")
+    offer(server, "resource", "test://scoped")
+    template = offer(server, "resource_template", "test://{id}")
+    registry.update_capability(alice.actor, capability_id=off.id, is_enabled=False)
+    registry.update_capability(alice.actor, capability_id=template.id, risk="low")
+
+    assert seen_by(alice).find_resource("test://scoped").uri == "test://scoped"
+    for person, withheld in ((alice, "test://off"), (victor, "test://off"), (victor, "test://scoped")):
+        assert seen_by(person).find_resource("test://other").offer.name == "test://{id}"
+        with pytest.raises(gateway.UnknownResource):
+            seen_by(person).find_resource(withheld)
+
+
 def test_another_organisations_resource_is_unknown(alice: Person, bob: Person) -> None:
     offer(server_of(bob, "up"), "resource", "test://bobs")
 

@@ -54,6 +54,7 @@ class Snapshot:
     offers: list[Offer]
     unavailable: list[dict[str, Any]]
     selections: Mapping[str, Selection] = field(default_factory=dict)
+    switched_off: frozenset[tuple[UUID, str]] = frozenset()
     views: dict[tuple[str, str, frozenset[str]], View] = field(default_factory=dict)
     _chosen: dict[str, list[Tool | Offer]] = field(default_factory=dict)
     _shelf: Shelf | None = None
@@ -79,12 +80,22 @@ class Snapshot:
         return View(
             **_sorted_out(allowed),
             unavailable=[each for each in self.unavailable if each["server"] in servers],
+            withheld=self._withheld_from(actor),
             revision=self.revision,
             bundle=bundle,
             name=selection.slug if selection else "gatehouse",
             title=selection.name if selection else "Gatehouse",
             instructions=selection.instructions if selection else INSTRUCTIONS,
         )
+
+    def _withheld_from(self, actor: Actor) -> frozenset[tuple[UUID, str]]:
+        """The resources that the actor may not read, whatever template has room for them."""
+        denied = (
+            (offer.upstream.server_id, offer.upstream.name)
+            for offer in self.offers
+            if offer.kind == registry.CapabilityKind.RESOURCE and not is_allowed(actor, offer)
+        )
+        return self.switched_off.union(denied)
 
     def chosen_by(self, bundle: str) -> list[Tool | Offer]:
         """What an endpoint shows to whoever may use everything; raises NotFound where there is no such bundle."""
@@ -250,7 +261,7 @@ def _build(organization_id: UUID | None, revision: int) -> Snapshot:
             tools[item.public_name] = upstream_tool(item)
     return Snapshot(
         organization_id, revision, tools, offers, [_as_unavailable(each) for each in catalogue.unavailable],
-        selections=selections_of(organization_id),
+        selections=selections_of(organization_id), switched_off=catalogue.switched_off,
     )  # fmt: skip
 
 

@@ -36,6 +36,8 @@ class View:
     templates: tuple[Offer, ...]
     unavailable: list[dict[str, Any]]
     revision: int
+    withheld: frozenset[tuple[UUID, str]] = frozenset()
+    """Resources to which no template leads, by their servers' ids and the URIs that these know."""
     bundle: str = ""
     name: str = ""
     title: str = ""
@@ -99,7 +101,7 @@ class View:
         for offer in self.templates:
             if offer.template is not None and uri.startswith(offer.prefix):
                 asked = uri[len(offer.prefix) :]
-                if offer.template.matches(asked):
+                if (offer.upstream.server_id, asked) not in self.withheld and offer.template.matches(asked):
                     return Found(offer, asked)
         raise UnknownResource.at(uri)
 

@@ -56,10 +56,15 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Everything of an organisation's servers that agents may use, and the servers that are down just now."""
+    """Everything of an organisation's servers that agents may use, and the servers that are down just now.
+
+    `switched_off` are resources that staff have disabled, by their servers' ids and their URIs: no template may lead to
+    them.
+    """
 
     items: tuple[CatalogueItem, ...] = ()
     unavailable: tuple[Unavailable, ...] = field(default_factory=tuple)
+    switched_off: frozenset[tuple[UUID, str]] = frozenset()
 
     @property
     def tools(self) -> tuple[CatalogueItem, ...]:
@@ -131,6 +136,7 @@ def catalogue(organization_id: UUID | None) -> Catalogue:
         .defer("approved_definition", "warnings")
         .order_by("public_name")
     )
+    disabled = Capability.objects.for_org(organization_id).filter(kind=CapabilityKind.RESOURCE, is_enabled=False)
     failing = Server.objects.for_org(organization_id).usable().filter(health=Health.UNHEALTHY).order_by("slug")
     return Catalogue(
         items=tuple(_catalogue_item(row) for row in rows),
@@ -138,6 +144,7 @@ def catalogue(organization_id: UUID | None) -> Catalogue:
             Unavailable(server.slug, server.failing_since or server.checked_at, server.health_message)
             for server in failing
         ),
+        switched_off=frozenset(disabled.values_list("server_id", "name")),
     )
 
 
