@@ -504,9 +504,8 @@ def test_every_request_about_a_task_is_counted_under_its_tool(live: Live, alice:
     ask(agent, "tasks/get", taskId="no such task")
 
     left = {(each.method, each.name, each.server, each.status, each.error_code) for each in events()}
-    assert left == {
+    assert left - {("tasks/get", "up__failing_job", "up", "ok", "")} == {  # it may have failed before the first look
         ("tools/call", "up__failing_job", "up", "ok", ""),
-        ("tasks/get", "up__failing_job", "up", "ok", ""),
         ("tasks/get", "up__failing_job", "up", "error", "TOOL_ERROR"),
         ("tasks/cancel", "up__failing_job", "up", "ok", ""),
         ("tasks/get", "", "", "error", "NOT_FOUND"),

@@ -4,6 +4,7 @@ import orjson
 import pytest
 
 from apps.gateway import services as gateway
+from apps.gateway.services import catalogue
 from apps.gateway.services.results import under_listed_uris
 from apps.gateway.services.templates import UriTemplate
 from apps.registry import services as registry
@@ -186,7 +187,8 @@ def test_the_fingerprint_of_a_list_changes_exactly_with_the_list(alice: Person, 
     assert seen_by(victor).fingerprint("prompts") != after.fingerprint("prompts")
 
 
-def test_a_view_is_known_from_memory_once_it_was_read(alice: Person) -> None:
+def test_a_view_is_known_from_memory_once_it_was_read(alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "REREAD_SECONDS", 60.0)
     gateway.forget_snapshots()
     assert gateway.known_view(alice.actor) is None
 
