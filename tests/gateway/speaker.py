@@ -7,6 +7,7 @@ each process of it has one.
 
 import itertools
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
@@ -185,3 +186,12 @@ def read(response: HTTPResponse) -> Iterator[Message]:
         name, _, value = line.decode().rstrip("\n").partition(": ")
         if name == "data" and value:
             yield json.loads(value)
+
+
+def rest_of(response: HTTPResponse) -> bytes:
+    """What is left of a stream to its end; one that does not end in time fails the test, and so does a broken one."""
+    deadline, parts = time.monotonic() + PATIENCE_SECONDS, list[bytes]()
+    while part := response.read1(65_536):  # raises IncompleteRead, which `readline` does not
+        assert time.monotonic() < deadline, parts[:10]
+        parts.append(part)
+    return b"".join(parts)

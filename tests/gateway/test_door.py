@@ -14,6 +14,7 @@ from django.conf import settings
 
 from apps.auth import services as auth
 from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, agent_of
+from tests.gateway.speaker import rest_of
 from tests.gateway.test_giving_up import eventually
 from tests.live import Answer, Client, Live
 from tests.people import Person
@@ -253,7 +254,7 @@ def test_an_open_stream_ends_soon_after_its_key_is_revoked(live: Live, alice: Pe
     with streaming(Agent(live.url, made.plain, LEGACY)) as response:
         auth.revoke_key(alice.actor, key_id=made.key.id)
         began = time.monotonic()
-        response.read()
+        rest_of(response)
 
     assert time.monotonic() - began < 5
 
@@ -265,7 +266,7 @@ def test_a_stream_whose_key_is_revoked_has_an_end_and_is_no_error(
     made = auth.create_key(alice.actor, name="agent")
     with streaming(Agent(live.url, made.plain, revision)) as response:
         auth.revoke_key(alice.actor, key_id=made.key.id)
-        response.read()  # a stream without its end would raise IncompleteRead
+        rest_of(response)
 
     eventually(lambda: not live._server.server_state.tasks)
     assert not [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
