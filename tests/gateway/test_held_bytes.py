@@ -65,8 +65,8 @@ def test_sixteen_large_answers_at_once_all_arrive_and_no_more_than_the_budget_is
 def test_who_does_not_read_is_left_and_meanwhile_others_are_refused_clearly_and_small_answers_pass(
     live: Live, alice: Person, evil: Evil, held: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_held, "LONGEST_PIECE_SECONDS", 3.0)
-    server = offer(alice, "up", evil.url, tools=("huge", "echo"), protocol_version=MODERN, timeout_seconds=1.5)
+    monkeypatch.setattr(mcp_held, "LONGEST_PIECE_SECONDS", 8.0)
+    server = offer(alice, "up", evil.url, tools=("huge", "echo"), protocol_version=MODERN, timeout_seconds=4.0)
     agent = agent_of(live, alice, MODERN)
     agent.text("up__echo", text="hi")
 
