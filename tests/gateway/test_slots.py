@@ -88,6 +88,7 @@ def test_what_a_person_answers_does_not_wait_long_for_a_slot(
 ) -> None:
     """Some servers do nothing else until they have that answer."""
     monkeypatch.setattr(slots, "RETURN_SECONDS", 0.2)
+    change(Server.objects.get(slug="up"), timeout_seconds=8.0)
     agent, other = agent_of(live, alice, MODERN), agent_of(live, alice, MODERN)
     state = asked(agent)
 
