@@ -97,7 +97,7 @@ class Slot:
 
     While the call's client is asked something, which may take a person minutes, others may have the slot. The answer
     is handed to the server when there is a slot again, before whoever is new, or after some seconds without one: the
-    server may be one that does nothing else until it has the answer. See decision 0022.
+    server may be one that does nothing else until it has the answer. See decision 0019.
     """
 
     slots: Slots
