@@ -91,6 +91,7 @@ async def _serve_http(scope: Scope, receive: Receive, send: Send) -> None:
         else:
             await _refuse(refusal, request_id, send_with_id)
     finally:
+        scope.pop(CUT, None)  # a scope that leads to the server's own request keeps both until the collector comes
         logs.request_id.reset(marks[0])
         logs.current_actor.reset(marks[1])
 
