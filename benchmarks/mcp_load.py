@@ -23,6 +23,7 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Callable
 
 import aiohttp
 
@@ -206,8 +207,12 @@ async def measure(
     timeout: float = 15.0,  # noqa: ASYNC109 - of one request, not of this function
     echo_tool: str | None = None,
     add_tool: str | None = None,
+    edge: Callable[[], None] = lambda: None,
 ) -> dict:
-    """Closed loop: `concurrency` workers, each sends the next request when the last was answered."""
+    """Closed loop: `concurrency` workers, each sends the next request when the last was answered.
+
+    `edge` is called when the first request is about to be sent, the clients being open, and when the last is answered.
+    """
     fn = OPS[op]
     lat: list[float] = []
     every: list[float] = []  # also what finished while draining after the window: fair to slow targets
@@ -263,8 +268,10 @@ async def measure(
                             samples.append(f"{e!r}"[:300])
                     await asyncio.sleep(0.005)
 
+        edge()
         begun = time.perf_counter()
         await asyncio.gather(*(worker(c) for c in clients))
+        edge()
         elapsed = time.perf_counter() - begun
         closers = [c.close() for c in clients] + [probe.close()]
         await asyncio.gather(*closers)

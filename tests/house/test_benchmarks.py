@@ -74,11 +74,17 @@ def test_a_promise_that_is_not_kept_says_so(bench, ours, broken):
     assert all(words in line for words, line in zip(broken, lines, strict=True))
 
 
-def test_the_sizes_of_organisations_are_compared_with_the_smallest(bench):
+def test_the_sizes_of_organisations_are_compared_with_the_smallest_round_by_round(bench):
     sizes = bench("sizes")
-    measured = [(sizes.Size(1, 10, {}), 0.5), (sizes.Size(1_000, 10_000, {}), 0.6)]
+    small, large = sizes.Size(1, 10, {}), sizes.Size(1_000, 10_000, {}, rest=0.12)
+    measured = [sizes.Cost(small, [0.5, 1.0, 0.7], [2.0]), sizes.Cost(large, [0.6, 1.3, 0.7], [2.5])]
 
-    assert sizes.table(measured).splitlines()[2:] == ["| 1 | 10 | 0.50 | 1.00 |", "| 1,000 | 10,000 | 0.60 | 1.20 |"]
+    assert sizes.table(measured).splitlines()[2:] == [
+        "| 1 | 10 | 0.0% | 0.70 | 1.00 | yes | 2.0 |",
+        "| 1,000 | 10,000 | 12.0% | 0.70 | 1.20 | yes | 2.5 |",
+    ]
+    measured[1].cpu_ms = [0.7, 1.3, 0.7]
+    assert sizes.table(measured).splitlines()[3] == "| 1,000 | 10,000 | 12.0% | 0.70 | 1.30 | **no** | 2.5 |"
 
 
 def test_what_was_found_replaces_what_stood_between_the_marks_and_nothing_else(bench, tmp_path):

@@ -218,7 +218,7 @@ def test_the_due_are_read_from_an_index(alice: Person) -> None:
     with CaptureQueriesContext(connection) as asked:
         checks._claim_due(NOW)
 
-    plans = [plan_of(query["sql"]) for query in asked.captured_queries]
+    plans = [plan_of(query["sql"]) for query in asked.captured_queries if query["sql"].startswith("SELECT")]
     assert ["server_checking" in plans[0], "server_check_due" in plans[1]] == [True, True], plans
 
 

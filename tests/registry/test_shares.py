@@ -1,6 +1,7 @@
 """An organisation whose servers hang has its share of a round of checks, and leaves the rest to the others."""
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -130,3 +131,49 @@ def test_a_round_that_died_keeps_its_organisation_for_a_while_only(alice: Person
     Server.objects.update(checking_until=timezone.now())
 
     assert services.check_due_servers() == 2
+
+
+def test_who_was_claimed_by_a_round_that_died_is_due_when_the_claim_ends(alice: Person) -> None:
+    register(alice, "one", "http://good.invalid/mcp")
+    now = timezone.now()
+    assert [server.slug for server in checks._claim_due(now)] == ["one"]
+
+    until = now + timedelta(seconds=checks.CLAIM_SECONDS)
+
+    assert checks._claim_due(until - timedelta(seconds=1)) == []
+    assert [server.slug for server in checks._claim_due(until)] == ["one"]
+
+
+def test_a_server_deleted_while_it_is_checked_holds_its_organisation_no_longer(
+    alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = register(alice, "gone", "http://good.invalid/mcp")
+
+    async def delete(plans: Any, tell: Any) -> None:
+        await Server.objects.filter(pk=gone.pk).aupdate(deleted_at=timezone.now())
+        tell((plans[0].server, checks._Finding("healthy", 1.0, "")))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "_check_all", delete)
+        assert services.check_due_servers() == 1
+    register(alice, "next", "http://good.invalid/mcp")
+
+    assert services.check_due_servers() == 1
+    assert health("next") == "unhealthy"
+
+
+def test_the_checks_of_a_round_begin_one_after_the_other(alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[float] = []
+
+    async def look(plan: Any, seconds: float) -> Any:
+        begun.append(time.monotonic())
+        return checks._Finding("healthy", 1.0, "")
+
+    monkeypatch.setattr(checks, "_check_within", look)
+    for number in range(2 * checks.CHECKS_OF_ONE_ORGANIZATION + 1):
+        register(alice, f"s{number}", "http://good.invalid/mcp")
+
+    assert services.check_due_servers() == len(begun) == 2 * checks.CHECKS_OF_ONE_ORGANIZATION + 1
+
+    steps = [later - earlier for earlier, later in itertools.pairwise(begun)]
+    assert len([step for step in steps if step > checks.PACE_SECONDS / 2]) == 2

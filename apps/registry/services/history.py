@@ -10,6 +10,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Count, F, Q, Sum
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from apps.core.actor import Actor
@@ -90,13 +91,11 @@ def add_to_hour(check: HealthCheck) -> None:
     passed = int(check.health != Health.UNHEALTHY)
     took = (check.latency_ms or 0.0) * passed
     at = _whole_hour(check.at)
-    found = HealthHour.objects.filter(server_id=check.server_id, at=at)
-    hour = found.first()
-    if hour is not None:
-        found.update(
-            checks=F("checks") + 1, passed=F("passed") + passed, latency_ms_total=F("latency_ms_total") + took,
-            latency_ms_most=max(hour.latency_ms_most, took), updated_at=check.at,
-        )  # fmt: skip
+    known = HealthHour.objects.filter(server_id=check.server_id, at=at).update(
+        checks=F("checks") + 1, passed=F("passed") + passed, latency_ms_total=F("latency_ms_total") + took,
+        latency_ms_most=Greatest(F("latency_ms_most"), took), updated_at=check.at,
+    )  # fmt: skip
+    if known:
         return
     HealthHour(
         organization_id=check.organization_id, server_id=check.server_id, at=at, checks=1, passed=passed,
