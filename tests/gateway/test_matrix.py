@@ -14,7 +14,7 @@ from apps.auth import services as auth
 from apps.core.actor import Actor
 from apps.registry import services as registry
 from tests.fixtures import servers
-from tests.fixtures.revisions import ASKS, ICONS, MODERN, NO_ITEM, OLDEST, URI
+from tests.fixtures.revisions import ASKS, ICONS, LOG_LEVELS, MODERN, NO_ITEM, OLDEST, URI
 from tests.gateway.agent import META, refresh
 from tests.gateway.speaker import Heard, Speaker
 from tests.gateway.sse_speaker import SseSpeaker, speaking
@@ -109,6 +109,7 @@ def does_everything(client: Speaker, upstream: str) -> None:
     """All that a client can want."""
     uses_tools(client, upstream)
     is_told_the_progress(client, upstream)
+    hears_the_log(client)
     uses_prompts(client)
     uses_resources(client)
     is_asked(client, upstream)
@@ -171,6 +172,19 @@ def is_told_the_progress(client: Speaker, upstream: str) -> None:
     assert [each.get("message") for each in told] == (
         [None] * 3 if upstream == OLDEST else ["1 of 3", "2 of 3", "3 of 3"]
     )
+
+
+def hears_the_log(client: Speaker) -> None:
+    """As much of the server's log as it wants, said once for a session or with each request; any server has to be told."""
+    for least in ("notice", "debug", "error"):
+        meta = {"_meta": {META + "logLevel": least}} if client.is_modern else {}
+        if not client.is_modern:
+            assert client.ask("logging/setLevel", {"level": least}).result == {}
+        logged = client.ask("tools/call", {"name": "up__log", "arguments": {}, **meta})
+        told = [each["params"]["level"] for each in logged.notices if each["method"] == "notifications/message"]
+        assert tuple(told) == LOG_LEVELS[LOG_LEVELS.index(least) :]
+    if client.is_modern:
+        assert client.use("up__log").notices == []
 
 
 def uses_prompts(client: Speaker) -> None:

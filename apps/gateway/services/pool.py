@@ -165,7 +165,7 @@ class Upstreams:
             left = deadline - self._loop.time()
             if left <= 0:
                 raise BackendTimeout()
-            if link.log_level != caller.client.log_level and link.place.startswith("session:"):
+            if link.is_told_level(caller.client.log_level):
                 await self._tell_log_level(way, link, caller.client.log_level, left)
             link.begin(listener)
             return await link.upstream.request(
@@ -191,7 +191,7 @@ class Upstreams:
             self._is_done_with(link)
 
     async def _tell_log_level(self, way: Way, link: Link, level: str, seconds: float) -> None:
-        """Pass on how much of a server's log a session wants, where the server can be told."""
+        """Pass on how much of a server's log is wanted, where the server can be told once for all that follows."""
         link.log_level = level
         if level and "logging" in way.route.capabilities and not way.route.is_modern:
             with suppress(BackendError):

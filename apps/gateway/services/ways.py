@@ -20,7 +20,7 @@ from django.conf import settings
 
 from apps.core.errors import BackendError, BackendTimeout, RateLimited
 from apps.gateway.services.agreement import Agreement, Start
-from apps.gateway.services.asking import Client, Silent, what_may_be_asked
+from apps.gateway.services.asking import LOG_LEVELS, Client, Silent, what_may_be_asked
 from apps.gateway.services.breaker import Breaker
 from apps.gateway.services.hearing import BesideCalls
 from apps.gateway.services.outages import Paused, busy, is_outage
@@ -67,6 +67,17 @@ class Link:
     def is_opening(self) -> bool:
         """Whether it is not known yet if the link can be opened."""
         return self.opening is not None and not self.opening.done()
+
+    def is_told_level(self, level: str) -> bool:
+        """Whether the server should hear of a level of its log: what a session wants, else the most that anybody wants.
+
+        Each caller is shown what they want of it.
+        """
+        if self.place.startswith("session:"):
+            return level != self.log_level
+        if level not in LOG_LEVELS:
+            return False
+        return not self.log_level or LOG_LEVELS.index(level) < LOG_LEVELS.index(self.log_level)
 
     def begin(self, call: registry.Listener | None) -> None:
         """A call is under way, on whose behalf its client may be asked."""
