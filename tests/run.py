@@ -29,6 +29,8 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from tests.fixtures import warm
+
 PROJECT = Path(__file__).parent.parent
 PYTHON = sys.executable
 TOOLS = Path(PYTHON).parent
@@ -44,7 +46,7 @@ POSTGRES_USERS = ("postgres", "root")
 PLATFORM_VARIABLES = ("GATEHOUSE_", "DATABASE_URL", "REDIS_URL", "BROKER_URL", "VECTOR_URL")
 
 NEEDS_NO_POSTGRES = "not postgres_only and not measured"
-NEEDS_NO_SQLITE = "not sqlite_only and not measured and (both or not (embedded_only or slow_process))"
+NEEDS_NO_SQLITE = "not sqlite_only and not measured and (both or not (embedded_only or slow_process or once))"
 RUNS_ALONE = "measured and not postgres_only"
 
 
@@ -203,6 +205,7 @@ class Plan:
 
     folder: Path
     found: list[Service]
+    warm_socket: str
     groups: dict[str, list[Step]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -219,7 +222,7 @@ class Plan:
         addresses = {service.variable: service.address for service in self.found if service.address}
         data = self.folder / name.replace(" ", "-")
         data.mkdir(mode=0o700, exist_ok=True)
-        return {**kept, **addresses, "GATEHOUSE_DATA": str(data), **more}
+        return {**kept, **addresses, warm.VARIABLE: self.warm_socket, "GATEHOUSE_DATA": str(data), **more}
 
     def static_checks(self) -> Iterator[Step]:
         """What needs no test to be seen; the slowest first, because two run at a time."""
@@ -291,7 +294,7 @@ def main() -> int:
     for service in found:
         service.look()
     with tempfile.TemporaryDirectory(prefix="gatehouse-tests-") as folder:
-        plan = Plan(Path(folder), found)
+        plan = Plan(Path(folder), found, warm.start() if found else "")
         done = run([step for name in chosen for step in plan.groups[name]])
         count = Count()
         for step in done:

@@ -31,6 +31,8 @@ from apps.core.errors import NotAuthenticated, NotPermitted
 from tests.auth.forge import changed, claims_of, client, knock, opens_mcp, raw, refused, sign_in, signed
 from tests.people import Person, make_person
 
+pytestmark = pytest.mark.once
+
 MANY = examples(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HOUR = 3600
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conformance.suite import run_suite
 from tests.fixtures import node_tools
-from tests.fixtures.servers import Process, free_port
+from tests.fixtures.servers import Forked, free_port
 
 pytestmark = pytest.mark.slow_process
 
@@ -19,7 +19,7 @@ def upstream() -> Iterator[str]:
     """The address of the upstream."""
     node_tools.install()
     url = f"http://127.0.0.1:{(port := free_port())}/mcp"
-    with Process([sys.executable, "-m", "tests.fixtures.conformance", "--port", str(port)], ready=url):
+    with Forked([sys.executable, "-m", "tests.fixtures.conformance", "--port", str(port)], ready=url):
         yield url
 
 

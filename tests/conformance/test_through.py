@@ -14,7 +14,7 @@ from apps.registry import services as registry
 from tests.conformance.suite import Report, run_suite
 from tests.conformance.test_fixture import SCENARIOS
 from tests.fixtures import node_tools
-from tests.fixtures.servers import Process, free_port
+from tests.fixtures.servers import Forked, free_port
 from tests.gateway.agent import refresh
 from tests.live import Live
 from tests.people import Person
@@ -32,7 +32,7 @@ def endpoint(live: Live, person: Person, settings: Any, revision: str) -> Iterat
     url = f"http://127.0.0.1:{port}/mcp"
     settings.EGRESS_ALLOW = frozenset({f"127.0.0.1:{port}"})
     command = [sys.executable, "-m", "tests.fixtures.conformance", "--port", str(port)]
-    with Process([*command, *([] if revision == MODERN else ["--legacy"])], ready=url):
+    with Forked([*command, *([] if revision == MODERN else ["--legacy"])], ready=url):
         server = registry.register_server(person.actor, name="Fixture", slug="fixture", url=url)
         registry.discover_server(person.actor, server_id=server.id)
         registry.approve_server(person.actor, server_id=server.id)
@@ -42,7 +42,7 @@ def endpoint(live: Live, person: Person, settings: Any, revision: str) -> Iterat
         settings.PUBLIC_URL = f"http://127.0.0.1:{open_port}"
         opened = f"http://127.0.0.1:{open_port}/mcp"
         proxy = [sys.executable, "-m", "tests.fixtures.bearer", "--port", str(open_port)]
-        with Process([*proxy, "--target", f"{live.mcp_url}/all-of-it", live.key(person)], ready=opened):
+        with Forked([*proxy, "--target", f"{live.mcp_url}/all-of-it", live.key(person)], ready=opened):
             yield opened
 
 

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from tests.fixtures.faults import eventually
-from tests.fixtures.servers import FIXTURES, Process, evil_stdio_command, free_port
+from tests.fixtures.servers import FIXTURES, Forked, Process, evil_stdio_command, free_port
 from tests.gateway.agent import BOTH, LEGACY, META, MODERN
 from tests.journeys.platform import Platform
 from tests.journeys.rest import finished, offered, signed_in, signed_in_as
@@ -106,7 +106,7 @@ def stage(tmp_path: Any) -> Iterator[Stage]:
         upstreams = {}
         for slug, options in OVER_HTTP.items():
             command = [sys.executable, FIXTURES / "evil_upstream.py", "--port", str(ports[slug]), *options]
-            upstreams[slug] = Upstream(stack.enter_context(Process(command, ready=ports[slug])), ports[slug])
+            upstreams[slug] = Upstream(stack.enter_context(Forked(command, ready=ports[slug])), ports[slug])
         platform = stack.enter_context(Platform(tmp_path, **settings))
         keys = [platform.provision()["keys"][role] for role in KEYS]
         developer, admin = signed_in(platform, "developer"), signed_in(platform, "admin")

@@ -21,7 +21,7 @@ from mcp.shared.exceptions import MCPError
 
 from apps.registry import services as registry
 from apps.registry.models import Server
-from tests.fixtures.servers import Process, free_port
+from tests.fixtures.servers import Forked, free_port
 from tests.gateway.agent import MODERN, refresh
 from tests.live import Live
 from tests.people import Person
@@ -40,8 +40,8 @@ def upstreams() -> Iterator[dict[str, str]]:
     urls = {era: f"http://127.0.0.1:{port}/mcp" for era, port in ports.items()}
     command = [sys.executable, "-m", "tests.fixtures.conformance", "--port"]
     with (
-        Process([*command, str(ports["modern"])], ready=urls["modern"]),
-        Process([*command, str(ports["legacy"]), "--legacy"], ready=urls["legacy"]),
+        Forked([*command, str(ports["modern"])], ready=urls["modern"]),
+        Forked([*command, str(ports["legacy"]), "--legacy"], ready=urls["legacy"]),
     ):
         yield urls
 

@@ -19,7 +19,7 @@ from apps.registry import services as registry
 from apps.registry.models import Capability, Server
 from tests.fixtures.early_tasks import MEANWHILE, RELATED
 from tests.fixtures.faults import eventually
-from tests.fixtures.servers import PROJECT, Process, free_port
+from tests.fixtures.servers import PROJECT, Forked, free_port
 from tests.gateway.agent import LEGACY, MODERN, agent_of, change, offer, refresh
 from tests.gateway.conftest import events
 from tests.gateway.speaker import Speaker
@@ -72,7 +72,7 @@ def worker(settings: Any) -> Iterator[Worker]:
     """The server, which this platform may call."""
     made = Worker(port := free_port())
     settings.EGRESS_ALLOW = frozenset({made.address})
-    with Process([sys.executable, "-m", "tests.fixtures.early_tasks", "--port", str(port)], ready=port):
+    with Forked([sys.executable, "-m", "tests.fixtures.early_tasks", "--port", str(port)], ready=port):
         yield made
 
 

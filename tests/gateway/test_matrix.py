@@ -175,7 +175,7 @@ def is_told_the_progress(client: Speaker, upstream: str) -> None:
 
 
 def hears_the_log(client: Speaker) -> None:
-    """As much of the server's log as it wants, said once for a session or with each request; any server has to be told."""
+    """As much of the server's log as it wants, said once for a session or with each request; each server is told."""
     for least in ("notice", "debug", "error"):
         meta = {"_meta": {META + "logLevel": least}} if client.is_modern else {}
         if not client.is_modern:

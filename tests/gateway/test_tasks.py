@@ -26,7 +26,7 @@ from apps.gateway.services import driving, following, hearing
 from apps.registry import services as registry
 from apps.registry.models import Capability, Server
 from tests.fixtures.faults import eventually
-from tests.fixtures.servers import Process, free_port
+from tests.fixtures.servers import Forked, free_port
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, agent_of, change, offer, refresh
 from tests.gateway.conftest import Evil, events
 from tests.gateway.speaker import Speaker
@@ -48,7 +48,7 @@ PATIENCE_SECONDS = 30
 def worker() -> Iterator[str]:
     """A server whose calls go on after their answer."""
     url = f"http://127.0.0.1:{(port := free_port())}/mcp"
-    with Process([sys.executable, "-m", "tests.fixtures.conformance", "--port", str(port)], ready=url):
+    with Forked([sys.executable, "-m", "tests.fixtures.conformance", "--port", str(port)], ready=url):
         yield url
 
 
@@ -484,9 +484,9 @@ def test_a_server_that_has_forgotten_a_task_says_so_itself(live: Live, alice: Pe
     )
     offer(alice, "up", url, tools=("slow_compute",), protocol_version=MODERN)
 
-    with Process(command, ready=url):
+    with Forked(command, ready=url):
         task = begin(agent, seconds=60, label="x")
-    with Process(command, ready=url):
+    with Forked(command, ready=url):
         error = ask(agent, "tasks/get", taskId=task["taskId"])["error"]
 
     assert (error["code"], error["message"]) == (-32602, "Task not found")
@@ -641,7 +641,7 @@ def test_a_client_and_a_server_that_others_wrote_have_tasks_between_them(
             greeted = await client.call_tool("up__greet", {})
             return [crunched.data or crunched.content[0].text, greeted.data or greeted.content[0].text]
 
-    with Process(command, ready=url):
+    with Forked(command, ready=url):
         server = registry.register_server(alice.actor, name="Up", slug="up", url=url)
         registry.discover_server(alice.actor, server_id=server.id)
         registry.approve_server(alice.actor, server_id=server.id)

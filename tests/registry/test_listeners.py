@@ -80,7 +80,7 @@ class Ear:
 def conformance_port() -> Iterator[int]:
     """The server of the conformance suite over HTTP."""
     port = servers.free_port()
-    with servers.Process([*CONFORMANCE, "--port", str(port)], ready=port):
+    with servers.Forked([*CONFORMANCE, "--port", str(port)], ready=port):
         yield port
 
 

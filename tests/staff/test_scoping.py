@@ -12,6 +12,8 @@ from tests.factories import factory_of
 from tests.people import make_person
 from tests.staff.rooms import enter, list_url, page_url, pages, rows_of
 
+pytestmark = pytest.mark.once
+
 CANARY = "canary"
 
 
