@@ -88,13 +88,13 @@ def check_due_servers() -> int:
     due = _claim_due(timezone.now())
     for server, finding in _findings(due):
         if finding is None:
-            Server.objects.filter(pk=server.pk).update(checking_until=None, check_due_at=server.check_due_at)
+            _release(server)
             continue
         try:
-            _note(system_actor(server.organization_id), server, finding, checking_until=None)
+            _note(system_actor(server.organization_id), server, finding, ends_claim=True)
         except NotFound:
             logger.info("server %s was deleted while it was checked", server.slug)
-            Server.objects.filter(pk=server.pk).update(checking_until=None)
+            _release(server)
     return len(due)
 
 
@@ -112,15 +112,20 @@ def count_failing_critical_servers() -> int:
 def _claim_due(now: datetime) -> list[Server]:
     """The servers whose time has come; another process that looks at the same moment finds them taken.
 
-    Should this process die, they are due again when the claim ends.
+    They stay due: should this process die, they are looked at when the claim ends.
     """
     busy = list(Server.objects.filter(checking_until__gt=now).values_list("organization_id", flat=True).distinct())
     with transaction.atomic():
-        due = Server.objects.due(now).exclude(organization_id__in=busy).prefetch_related("credentials")
-        found = list(due.select_for_update(skip_locked=True, of=("self",), no_key=True)[:MOST_IN_A_ROUND])
+        due = Server.objects.due(now).exclude(checking_until__gt=now).exclude(organization_id__in=busy)
+        held = due.select_for_update(skip_locked=True, of=("self",), no_key=True).prefetch_related("credentials")
+        found = list(held[:MOST_IN_A_ROUND])
         until = now + timedelta(seconds=CLAIM_SECONDS)
-        Server.objects.filter(pk__in=[server.pk for server in found]).update(check_due_at=until, checking_until=until)
+        Server.objects.filter(pk__in=[server.pk for server in found]).update(checking_until=until)
     return found
+
+
+def _release(server: Server) -> None:
+    Server.objects.filter(pk=server.pk).update(checking_until=None)
 
 
 def _findings(servers: Sequence[Server]) -> Iterator[tuple[Server, _Finding | None]]:
@@ -216,8 +221,8 @@ async def _try(route: ServerRoute) -> str:
         await upstream.aclose()
 
 
-def _note(actor: Actor, before: Server, finding: _Finding, **claim: None) -> HealthCheck:
-    """Note how it went; a round also ends its claim so."""
+def _note(actor: Actor, before: Server, finding: _Finding, *, ends_claim: bool = False) -> HealthCheck:
+    """Note how it went; a round ends its claim in the same statement."""
     with transaction.atomic():
         # allowed: the row that was checked, held
         rows = Server.objects.select_for_update(no_key=True).present().filter(pk=before.pk)
@@ -243,7 +248,7 @@ def _note(actor: Actor, before: Server, finding: _Finding, **claim: None) -> Hea
             checked_at=now,
             check_due_at=now + timedelta(seconds=server.check_interval_seconds),
             protocol_version=finding.protocol_version or server.protocol_version,
-            **claim,
+            **({"checking_until": None} if ends_claim else {}),
         )
         add_to_hour(check)
         if changed:
