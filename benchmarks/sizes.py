@@ -84,11 +84,10 @@ def start(running: contextlib.ExitStack, gatehouse: Callable[[str], Any], upstre
     for size in made:
         for protocol in ("2025-11-25", "2026-07-28"):
             _turn(size, WARM_SECONDS, protocol)
-    begun = {size.servers * size.tools: bench_run.cpu_s(size.target["pids"]) for size in made}
+    before = [bench_run.cpu_s(size.target["pids"]) for size in made]
     time.sleep(REST_SECONDS)
-    for size in made:
-        spent = bench_run.cpu_s(size.target["pids"]) - begun[size.servers * size.tools]
-        size.rest = spent / REST_SECONDS
+    for size, begun in zip(made, before, strict=True):
+        size.rest = (bench_run.cpu_s(size.target["pids"]) - begun) / REST_SECONDS
     return made
 
 

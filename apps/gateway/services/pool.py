@@ -165,7 +165,7 @@ class Upstreams:
             left = deadline - self._loop.time()
             if left <= 0:
                 raise BackendTimeout()
-            if link.is_told_level(caller.client.log_level):
+            if link.should_hear_level(caller.client.log_level):
                 await self._tell_log_level(way, link, caller.client.log_level, left)
             link.begin(listener)
             return await link.upstream.request(

@@ -68,7 +68,7 @@ class Link:
         """Whether it is not known yet if the link can be opened."""
         return self.opening is not None and not self.opening.done()
 
-    def is_told_level(self, level: str) -> bool:
+    def should_hear_level(self, level: str) -> bool:
         """Whether the server should hear of a level of its log: what a session wants, else the most that anybody wants.
 
         Each caller is shown what they want of it.
