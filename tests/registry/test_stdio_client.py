@@ -291,7 +291,7 @@ def test_the_death_of_the_parent_ends_the_child(stdio_command: list[str], tmp_pa
                 upstream = Stdio(route)
                 await upstream.open()
                 await upstream.request("tools/call", {{"name": "ignore_sigterm"}}, timeout_seconds=5)
-                print(upstream._process.pid, flush=True)
+                print(upstream._child.pid, flush=True)
                 await asyncio.sleep(60)
             asyncio.run(main())
             """

@@ -1,50 +1,30 @@
-"""The client of servers that run as a child process and speak over its standard streams.
-
-A child gets an environment of its own, an empty folder of its own, and nothing else of this process; see launcher.py.
-It is ended by closing its input, then by SIGTERM, then by SIGKILL to its group and to what has left the group. Should
-this process die without a word, the kernel kills the child (PR_SET_PDEATHSIG), and the child's own children see the
-end of their streams.
-"""
+"""The client of servers that run as a child process and speak over its standard streams; child.py has the process."""
 
 import asyncio
 import itertools
 import logging
-import os
 import re
-import signal
-import sys
-import tempfile
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
-from apps.core.errors import BackendDown, BackendError, BackendTimeout, InvalidInput, TooLarge
-from apps.core.logs import redact
-from apps.registry.backends import commands, masking, processes, wire
+from apps.core.errors import BackendDown, BackendError, BackendTimeout, TooLarge
+from apps.registry.backends import masking, wire
 from apps.registry.backends.answers import Answers
 from apps.registry.backends.base import Hello, Listener, ServerRoute, UpstreamError
+from apps.registry.backends.child import Child
 from apps.registry.backends.hearing import Hearing, Pauses, while_open
 from apps.registry.backends.lines import Lines, LongLine
 from apps.registry.backends.restarts import restarts
 
 logger = logging.getLogger(__name__)
 
-LAUNCHER = Path(__file__).with_name("launcher.py")
-SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
 PROBE_SECONDS = 10.0
-STOP_SECONDS = 2.0
-LAST_WORDS_SECONDS = 0.2
-CHUNK_BYTES = 262_144
 MAX_UNREAD_BYTES = 8_388_608
 MAX_GARBAGE_LINES = 1000
-KEPT_STDERR_BYTES = 2048
-SHOWN_STDERR_LENGTH = 300
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,15})')
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+|\x1b\[[0-9;]*[A-Za-z]")
 
 
 class Stdio:
@@ -58,23 +38,19 @@ class Stdio:
         self._listener = listener
         self._version = ""
         self._meta: dict[str, Any] | None = None
-        self._process: Process | None = None
-        self._home = ""
+        self._child: Child | None = None
         self._trouble = ""
         self._numbers = itertools.count(1)
         self._answers = Answers()
         self._hearing = self._new_hearing()
         self._ended = asyncio.Event()
         self._garbage_lines = 0
-        self._stderr = b""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping: asyncio.Task[None] | None = None
         self._is_open = False
 
     @property
     def is_open(self) -> bool:
         """Whether requests can be made: the process lives and has not been given up."""
-        return self._is_open and not self._trouble and self._process is not None and self._process.returncode is None
+        return self._is_open and not self._trouble and self._child is not None and self._child.is_running
 
     @property
     def protocol_version(self) -> str:
@@ -153,10 +129,8 @@ class Stdio:
         self._is_open = False
         self._ended.set()
         self._hearing.close()
-        if self._process is not None:
-            self._stop_soon()
-        if self._stopping is not None:
-            await asyncio.shield(self._stopping)
+        if self._child is not None:
+            await self._child.end()
 
     # Start -------------------------------------------------------------------------------------------------------
 
@@ -171,36 +145,15 @@ class Stdio:
                 raise
         # Some servers of the older era end when the first thing they hear is not `initialize`.
         await self.aclose()
-        self._stopping, self._trouble, self._ended, self._hearing = None, "", asyncio.Event(), self._new_hearing()
+        self._trouble, self._ended, self._hearing = "", asyncio.Event(), self._new_hearing()
         await self._start()
         return await self._agree(wire.LEGACY)
 
     async def _start(self) -> None:
-        try:
-            command = commands.resolve(self._route.command)
-            commands.check_env(self._route.env)
-        except InvalidInput as error:
-            raise BackendDown(f"{self._route.slug} may not be started. {error.message}") from error
         restarts.check(self._route)
-        self._home = tempfile.mkdtemp(prefix="gatehouse-stdio-")
-        environment = {"LANG": "C.UTF-8", **self._route.env, "HOME": self._home, "PATH": SEARCH_PATH}
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "\n".join(settings.HIDDEN_FROM_CHILDREN),
-                *command,
-                stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=self._home, env=environment, start_new_session=True,
-                limit=CHUNK_BYTES,
-            )  # fmt: skip
-        except BaseException as error:
-            processes.end_family(processes.NOBODY, self._home)
-            if isinstance(error, OSError):
-                raise BackendDown(f"The process of {self._route.slug} cannot be started: {error.strerror}.") from error
-            raise
-        processes.remember(self._process.pid, self._home)
-        self._stderr, self._garbage_lines = b"", 0
+        self._child = await Child.start(self._route, heard=self._hear, ended=self._has_ended)
+        self._garbage_lines = 0
         self._is_open = True
-        for work in (self._listen(self._process), self._drain(self._process), self._watch(self._process)):
-            self._in_background(work)
 
     async def _agree(self, known: str) -> Hello:
         async def ask(method: str, params: Mapping[str, Any], *, version: str) -> dict[str, Any]:
@@ -265,29 +218,29 @@ class Stdio:
     # Writing -----------------------------------------------------------------------------------------------------
 
     async def _write(self, body: bytes) -> None:
-        stdin = self._stdin()
+        child = self._reader()
         try:
-            stdin.write(body + b"\n")
-            await stdin.drain()
+            child.write(body)
+            await child.drain()
         except (ConnectionError, RuntimeError) as error:
             raise BackendDown(self._ending()) from error
 
     def _write_quietly(self, body: bytes) -> None:
         with suppress(BackendError, ConnectionError, RuntimeError):
-            self._stdin().write(body + b"\n")
+            self._reader().write(body)
 
-    def _stdin(self) -> asyncio.StreamWriter:
-        if not self.is_open or self._process is None or self._process.stdin is None:
+    def _reader(self) -> Child:
+        """The process, where it may be written to; raises BackendDown."""
+        if not self.is_open or self._child is None:
             raise BackendDown(self._ending())
         self._check_reading(MAX_UNREAD_BYTES)
         if self._trouble:
             raise BackendDown(self._trouble)
-        return self._process.stdin
+        return self._child
 
     def _check_reading(self, allowed_bytes: int = 0) -> None:
         """Give up on a process that leaves unread what it was sent: the pipe is full, and more is waiting here."""
-        stdin = self._process.stdin if self._process else None
-        if stdin is not None and stdin.transport.get_write_buffer_size() > allowed_bytes:
+        if self._child is not None and self._child.unread_bytes > allowed_bytes:
             self._give_up(f"{self._route.slug} does not read what it is sent, and is stopped.")
 
     def _tell_cancelled(self, number: int, method: str) -> None:
@@ -296,14 +249,6 @@ class Stdio:
             self._write_quietly(wire.encode_notification("notifications/cancelled", params))
 
     # Reading -----------------------------------------------------------------------------------------------------
-
-    async def _listen(self, process: Process) -> None:
-        lines = Lines(settings.UPSTREAM_MAX_RESULT_BYTES)
-        while process.stdout is not None and (chunk := await process.stdout.read(CHUNK_BYTES)):
-            for line in lines.feed(chunk):
-                self._hear(line)
-        await self._ends_within(process, LAST_WORDS_SECONDS)
-        self._give_up(self._ending())
 
     def _hear(self, line: bytes | LongLine) -> None:
         if isinstance(line, LongLine):
@@ -349,26 +294,15 @@ class Stdio:
                 " protocol, and is stopped. Its log belongs on standard error."
             )
 
-    async def _drain(self, process: Process) -> None:
-        while process.stderr is not None and (chunk := await process.stderr.read(CHUNK_BYTES)):
-            self._stderr = (self._stderr + chunk)[-KEPT_STDERR_BYTES:]
-
-    async def _watch(self, process: Process) -> None:
-        await process.wait()
-        await asyncio.sleep(LAST_WORDS_SECONDS)
-        self._give_up(self._ending())
-
     # End ---------------------------------------------------------------------------------------------------------
 
     def _ending(self) -> str:
         if self._trouble:
             return self._trouble
-        status = self._process.returncode if self._process else None
-        if status is None:
-            return f"{self._route.slug} is not running, or has closed its output."
-        words = _CONTROL.sub(" ", self._stderr.decode("utf-8", "replace")).strip()[-SHOWN_STDERR_LENGTH:]
-        said = f" It last said: {redact(self._unleaked(words))}" if words else ""
-        return f"The process of {self._route.slug} ended with status {status}.{said}"
+        return self._child.last_words if self._child else f"{self._route.slug} is not running."
+
+    def _has_ended(self) -> None:
+        self._give_up(self._ending())
 
     def _unleaked(self, said: Any) -> Any:
         """What the process said, without the secrets among its variables."""
@@ -386,44 +320,5 @@ class Stdio:
         self._hearing.close()
         for number in self._answers.awaited:
             self._answer(number, BackendDown(self._trouble))
-        self._stop_soon()
-
-    def _stop_soon(self) -> None:
-        if self._stopping is None and self._process is not None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(self._process, self._home))
-
-    async def _stop(self, process: Process, home: str) -> None:
-        if process.stdin is not None:
-            with suppress(OSError, RuntimeError):
-                process.stdin.close()
-        if not await self._ends_within(process, STOP_SECONDS):
-            processes.signal_group(process.pid, signal.SIGTERM)
-            if not await self._ends_within(process, STOP_SECONDS):
-                processes.signal_group(process.pid, signal.SIGKILL)
-        await asyncio.to_thread(processes.end_family, process.pid, home)
-        if not await self._ends_within(process, STOP_SECONDS):
-            logger.error("the process %s of server %s cannot be killed", process.pid, self._route.slug)
-        processes.forget(process.pid)
-        self._process = None
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._close_pipes(process)
-
-    async def _ends_within(self, process: Process, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await process.wait()
-        return process.returncode is not None
-
-    @staticmethod
-    def _close_pipes(process: Process) -> None:
-        """A descendant that escaped may hold the pipes open; the library has no public way to close our ends."""
-        transport = getattr(process, "_transport", None)
-        if transport is not None:
-            transport.close()
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._child is not None:
+            self._child.end_soon()
