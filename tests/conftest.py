@@ -22,12 +22,10 @@ django.setup()
 # A worker of xdist would inherit the variable, and pytest-django would read the settings before its folder is named.
 del os.environ["DJANGO_SETTINGS_MODULE"]
 
-from django.contrib.auth.hashers import Argon2PasswordHasher  # noqa: E402 - Django before its own
-
+from tests.fixtures.warm import hash_lightly  # noqa: E402 - Django before what uses it
 from tests.people import Person, make_person  # noqa: E402 - and its models
 
-# The same algorithm with little work: the stories' people are made thousands of times.
-Argon2PasswordHasher.time_cost, Argon2PasswordHasher.memory_cost, Argon2PasswordHasher.parallelism = 1, 8, 1
+hash_lightly()
 
 
 def pytest_collection_finish() -> None:

@@ -290,6 +290,8 @@ def main() -> int:
     if unknown := set(chosen) - set(names):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
 
+    # Hundreds of processes would compile anew what they import, and pytest each file of tests in every worker.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     found = [] if set(chosen) == {"lint"} else services()
     for service in found:
         service.look()

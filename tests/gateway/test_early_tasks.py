@@ -26,7 +26,7 @@ from tests.gateway.speaker import Speaker
 from tests.live import Live
 from tests.people import Person
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
 PATIENCE_SECONDS = 30
 ALICE = {"elicitation/create": {"action": "accept", "content": {"name": "Alice"}}}

@@ -28,7 +28,7 @@ from tests.gateway.test_tasks import (
 from tests.live import Live
 from tests.people import Person
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.live import Live
 from tests.people import Person
 from tests.registry.test_listeners import impatient
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 CAN = {"elicitation": {"form": {}}}
 FORM = {
     "method": "elicitation/create",

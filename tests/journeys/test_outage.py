@@ -24,8 +24,8 @@ from tests.live import Client
 
 pytestmark = pytest.mark.slow_process
 
-TIMEOUT_SECONDS = int(os.environ.get("TEST_OUTAGE_SECONDS", "3"))
-"""Three, for the suite to end soon; with 30, the default of installations, each frozen server takes minutes."""
+TIMEOUT_SECONDS = int(os.environ.get("TEST_OUTAGE_SECONDS", "2"))
+"""Two, for the suite to end soon; with 30, the default of installations, each frozen server takes minutes."""
 CHILD_TIMEOUT_SECONDS = 10
 FAILURES = 5
 LATEST_SECONDS = TIMEOUT_SECONDS * 1.1
