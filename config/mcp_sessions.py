@@ -28,7 +28,7 @@ SWEEP_SECONDS = 30.0
 MOST_STREAMS = 32
 """How many ended streams a session keeps for clients whose connection broke."""
 MOST_KEPT_BYTES = 67_108_864
-"""How many bytes of ended streams all sessions together keep; the oldest go first."""
+"""How many bytes of ended streams all sessions together keep; the oldest of the organisation that has most go first."""
 PRIMED_SINCE = "2025-11-25"
 ROOTS_CHANGED = "notifications/roots/list_changed"
 UPDATED = "notifications/resources/updated"
@@ -60,24 +60,36 @@ class Kept:
     """The ended streams of all sessions in which clients may read on: for a while, and up to a bound."""
 
     def __init__(self) -> None:
-        self._streams: OrderedDict[Stream, tuple[Session, int, asyncio.TimerHandle]] = OrderedDict()
-        self.size = 0
+        self._streams: dict[Stream, tuple[Session, int, asyncio.TimerHandle]] = {}
+        self._by_organization: dict[UUID | None, dict[Stream, None]] = {}  # each in the order in which they ended
+        self._sizes: Counter[UUID | None] = Counter()
+
+    @property
+    def size(self) -> int:
+        """How many bytes are kept."""
+        return self._sizes.total()
 
     def keep(self, session: "Session", stream: Stream) -> None:
         """Keep a stream that ends now."""
         loop = asyncio.get_running_loop()
         expiry = loop.call_later(RESUME_SECONDS, self.drop, stream, context=contextvars.Context())
         self._streams[stream] = session, stream.size, expiry
-        self.size += stream.size
+        self._by_organization.setdefault(session.organization_id, {})[stream] = None
+        self._sizes[session.organization_id] += stream.size
         while self.size > MOST_KEPT_BYTES:
-            self.drop(next(iter(self._streams)))
+            [(greediest, _)] = self._sizes.most_common(1)
+            self.drop(next(iter(self._by_organization[greediest])))
 
     def drop(self, stream: Stream) -> None:
         """Keep it no more; whoever reads it just now reads it to its end."""
         found = self._streams.pop(stream, None)
         if found is not None:
             session, size, expiry = found
-            self.size -= size
+            owner = session.organization_id
+            self._sizes[owner] -= size
+            del self._by_organization[owner][stream]
+            if not self._by_organization[owner]:
+                del self._by_organization[owner], self._sizes[owner]
             expiry.cancel()
             session.streams.pop(stream.name, None)
 

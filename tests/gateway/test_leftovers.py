@@ -7,13 +7,14 @@ import socket
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from apps.core import budget
-from apps.core.errors import InvalidInput
+from apps.core.errors import BackendDown, InvalidInput, RateLimited
 from apps.gateway.services.asking import Ask, Silent
-from apps.gateway.services.rounds import Parked, Place, park
+from apps.gateway.services.rounds import Parked, ParkingLot, Place, park, parking_lot
 from apps.gateway.services.subscriptions import _OfServer
 from apps.registry.models import Capability
 from config import mcp_held
@@ -28,7 +29,7 @@ from tests.live import Live
 from tests.people import Person
 
 pytestmark = pytest.mark.django_db(transaction=True)
-CAN_BE_ASKED = {"elicitation": {"form": {}}}
+MAY_BE_ASKED = {META + "clientCapabilities": {"elicitation": {"form": {}}}}
 PATIENCE_SECONDS = 60
 FORM = {
     "method": "elicitation/create",
@@ -54,8 +55,7 @@ def prying(alice: Person, evil: Evil) -> Evil:
 
 def asked(agent: Agent, **more: Any) -> dict[str, Any]:
     """The result of one round of a call that asks, of an agent of 2026-07-28."""
-    meta = {META + "clientCapabilities": CAN_BE_ASKED}
-    answer = agent.ask("tools/call", {"name": "up__pry", "arguments": FORM, "_meta": meta, **more})
+    answer = agent.ask("tools/call", {"name": "up__pry", "arguments": FORM, "_meta": MAY_BE_ASKED, **more})
     result: dict[str, Any] = answer["result"]
     return result
 
@@ -208,6 +208,26 @@ def test_what_ended_streams_keep_is_bounded_and_soon_gone(alice: Person, monkeyp
     asyncio.run(scenario())
 
 
+def test_an_organisation_that_keeps_much_displaces_its_own_streams_alone(
+    alice: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.mcp_sessions.MOST_KEPT_BYTES", 1_000_000)
+
+    async def scenario() -> None:
+        sessions = Sessions()
+        of_bob, of_alice = session_of(sessions, bob), session_of(sessions, alice)
+        for session in (of_bob, *[of_alice] * 6):
+            stream = session.new_stream()
+            stream.put(b"x" * 300_000)
+            stream.end()
+
+        assert [len(each.streams) for each in (of_bob, of_alice)] == [1, 2]
+        sessions.end_all()
+        assert sessions.kept.size == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_session_whose_client_listened_for_long_is_not_ended_when_the_stream_breaks(alice: Person) -> None:
     async def scenario() -> None:
         sessions, now = Sessions(), asyncio.get_running_loop().time()
@@ -277,6 +297,67 @@ def test_who_listens_too_often_is_told_so(live: Live, alice: Person, monkeypatch
     error = agent_of(live, alice, MODERN).ask("subscriptions/listen", {"notifications": {}})["error"]
 
     assert (error["code"], error["data"]["code"]) == (-32000, "RATE_LIMITED")
+
+
+def test_how_long_the_requests_of_waiting_calls_are_is_bounded(
+    live: Live, alice: Person, prying: Evil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.gateway.services.rounds.MOST_PARKED_BYTES", 2 * 20_000)
+    agent = agent_of(live, alice, MODERN)
+    call = {"name": "up__pry", "arguments": {**FORM, "more": "x" * 15_000}, "_meta": MAY_BE_ASKED}
+
+    waiting = asked(agent)
+    refused = [agent.ask("tools/call", call) for _ in range(2)]
+
+    assert waiting["requestState"]
+    assert refused[0]["result"]["resultType"] == "input_required"
+    assert refused[1]["result"]["_meta"]["gatehouse/error"]["code"] == "RATE_LIMITED"
+
+
+def test_an_organisation_takes_half_of_the_places_for_waiting_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.gateway.services.rounds.MOST_PARKED", 6)
+
+    async def scenario() -> None:
+        lot, acme, globex = ParkingLot(), uuid4(), uuid4()
+        for number in range(3):
+            lot.keep(Parked(f"key {number}@acme", acme))
+
+        with pytest.raises(RateLimited):
+            lot.keep(Parked("one more key@acme", acme))
+        for number in range(3):
+            lot.keep(Parked(f"key {number}@globex", globex))
+        with pytest.raises(RateLimited):
+            lot.keep(Parked("key@initech", uuid4()))
+        lot.end_all()
+        lot.keep(Parked("one more key@acme", acme))
+        lot.end_all()
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_fails_while_its_client_is_away_is_no_error_of_ours() -> None:
+    async def scenario() -> list[dict[str, Any]]:
+        said: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: said.append(about))
+        gone = asyncio.Event()
+
+        async def start(parked: Parked) -> dict[str, Any]:
+            async with asyncio.TaskGroup() as group:
+                question = group.create_task(parked.asked("elicitation/create", {}))
+                await gone.wait()
+                question.cancel()
+            raise BackendDown("The server broke off its answer.")
+
+        place = Place("alice", "", "tools/call", "up__pry", "up")
+        first = await park(Ask(Silent(is_modern=True)), place, start)
+        assert first["resultType"] == "input_required"
+        gone.set()
+        await asyncio.sleep(0.05)
+        parking_lot().end_all()
+        gc.collect()
+        return said
+
+    assert asyncio.run(scenario()) == []
 
 
 def test_who_continues_a_call_is_told_when_another_of_its_requests_gives_it_up() -> None:

@@ -13,7 +13,7 @@ from apps.gateway.services.hearing import CallListener, note_refusal
 from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
 from apps.gateway.services.outages import unanswered
 from apps.gateway.services.pool import upstreams
-from apps.gateway.services.results import wrong
+from apps.gateway.services.results import size_of, wrong
 from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, open_state, park
 from apps.gateway.services.views import View
 from apps.gateway.services.ways import Caller
@@ -118,7 +118,7 @@ async def hold(
         return await work()
 
     async def start(parked: Parked) -> dict[str, Any]:
-        listener.parked = parked
+        listener.parked, parked.size = parked, size_of(errand.params)
         parked.share = budget.Share(budget.budget(), actor.organization_id)
         with budget.counting(parked.share, actor.organization_id):
             return await work()
@@ -128,7 +128,7 @@ async def hold(
 
 def _place_of(actor: Actor, errand: Errand, ask: Ask) -> Place:
     whose, server = f"{caller_of(actor, ask.client).key}@{actor.organization_id}", str(errand.item.server_id)
-    return Place(whose, ask.bundle, errand.method, errand.thing.name, server)
+    return Place(whose, ask.bundle, errand.method, errand.thing.name, server, actor.organization_id)
 
 
 def _answers_by_calling_again(client: Client) -> bool:

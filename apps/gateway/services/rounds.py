@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -34,6 +35,8 @@ MOST_ROUNDS = 8
 MOST_QUESTIONS = 16
 MOST_PARKED_OF_ONE = 8
 MOST_PARKED = 512
+MOST_PARKED_BYTES = 67_108_864
+"""How many calls wait in a process, and how long their requests are in all; an organisation gets half of both."""
 MOST_MISSED = 32
 LARGEST_MISSED = 4096
 """How much of what was said to a client between two rounds is kept for it: the latest, unless it is long."""
@@ -61,6 +64,7 @@ class Place:
     method: str
     name: str
     server: str
+    organization_id: UUID | None = None
 
     def digest(self) -> str:
         """All of it, short."""
@@ -156,6 +160,9 @@ class Parked:
     """A call to a server of the older era whose questions a client of 2026-07-28 answers by calling again."""
 
     caller: str
+    organization_id: UUID | None = None
+    size: int = 0
+    """How long its request is, which it keeps."""
     id: str = ""
     client: Client | None = None
     work: "asyncio.Task[dict[str, Any]] | None" = None
@@ -236,19 +243,28 @@ class ParkingLot:
         return len(self._parked)
 
     def keep(self, parked: Parked) -> None:
-        """Let a call wait; raises RateLimited where its caller has too many that do."""
+        """Let a call wait; raises RateLimited where its caller or its organisation has too many that do."""
         if parked.id:
             return
         self._sweep()
-        mine = sum(each.caller == parked.caller for each in self._parked.values())
-        if mine >= MOST_PARKED_OF_ONE or len(self._parked) >= MOST_PARKED:
+        if not self._has_room(parked):
             raise RateLimited(
-                "Too many of your calls wait for answers to their questions. Answer those, or let them expire.",
+                "Too many calls wait for answers to their questions. Answer those of yours, or let them expire.",
                 details={"retry_after": 30},
             )
         parked.id = f"{self.process}.{secrets.token_hex(12)}"
         self._parked[parked.id] = parked
         self._look_after(STATE_SECONDS, parked)
+
+    def _has_room(self, parked: Parked) -> bool:
+        of_all = list(self._parked.values())
+        of_organization = [each for each in of_all if each.organization_id == parked.organization_id]
+        of_caller = sum(each.caller == parked.caller for each in of_organization)
+        return of_caller < MOST_PARKED_OF_ONE and all(
+            len(waiting) < MOST_PARKED // parts
+            and sum(each.size for each in waiting) + parked.size <= MOST_PARKED_BYTES // parts
+            for waiting, parts in ((of_organization, 2), (of_all, 1))
+        )
 
     def find(self, caller: str, parked_id: str) -> Parked | None:
         """The caller's own call."""
@@ -318,9 +334,11 @@ async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[
         parked.comes(ask)
         parked.answer(ask.input_responses)
     else:
-        parked = Parked(place.caller)
+        parked = Parked(place.caller, place.organization_id)
         parked.comes(ask)
         parked.work = asyncio.ensure_future(start(parked))
+        # Should it fail while its client is away, and never comes back, then nobody asks why.
+        parked.work.add_done_callback(lambda work: work.cancelled() or work.exception())
     try:
         questions = await parked.next()
         if questions is not None:
