@@ -43,14 +43,23 @@ LONG_FILES = frozenset({
 """They take half a minute each, and a file is one worker's: begun last, it would keep the others waiting."""
 
 
+WAITING_FILES = frozenset({
+    "tests/gateway/test_early_tasks.py", "tests/gateway/test_giving_up.py", "tests/gateway/test_listening_to_tasks.py",
+    "tests/gateway/test_lost_rights.py", "tests/gateway/test_questions.py", "tests/gateway/test_slots.py",
+    "tests/gateway/test_tasks.py", "tests/gateway/test_unanswered.py",
+})  # fmt: skip
+"""They wait for seconds at a time; beside one another, at the end, they would leave the processor idle."""
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that wait for processes first: whoever works beside others has short ones left at the end."""
+    """The tests that wait first: whoever works beside others has short ones left at the end."""
 
     def place(item: pytest.Item) -> int:
-        if item.get_closest_marker("slow_process"):
+        path = item.path.relative_to(item.config.rootpath).as_posix()
+        if item.get_closest_marker("slow_process") or path in WAITING_FILES:
             return 0
-        return 1 if item.path.relative_to(item.config.rootpath).as_posix() in LONG_FILES else 2
+        return 1 if path in LONG_FILES else 2
 
     items.sort(key=place)
 
