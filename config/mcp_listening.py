@@ -1,11 +1,12 @@
 """Streams on which an agent is told what belongs to no request: of a session (GET), or as long as one listens.
 
-A stream lives as long as its credential holds and its caller reads.
+A stream lives as long as its credential holds, its caller reads, and the server has not been told to stop.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
@@ -23,6 +24,12 @@ WATCH_SECONDS = 1.0
 """How often an open stream asks whether its caller is still let in, and whether its lists have changed."""
 MOST_STREAMS_OF_ONE_CALLER = 64
 _streams: dict[str, int] = {}
+_stopping = threading.Event()
+
+
+def let_go() -> None:
+    """The server has been told to stop: end the streams of those who only listen, within a second. May be a handler."""
+    _stopping.set()
 
 
 async def listen(request: Request, admit: Admit) -> None:
@@ -39,7 +46,9 @@ async def listen(request: Request, admit: Admit) -> None:
     if stream is None:
         stream = session.open_notices()
     changes = changes_of(session) if stream is session.notices else Changes(request.bundle, {}, lambda _: None)
-    await while_admitted(request, stream.copy(request.send, after), admit, changes)
+    await while_admitted(
+        request, stream.copy(request.send, after), admit, changes, is_idle=lambda: stream is session.notices
+    )
 
 
 async def subscribe(request: Request, message: Message, admit: Admit) -> None:
@@ -89,14 +98,19 @@ async def _unless_left(request: Request, work: Awaitable[None]) -> bool:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def while_admitted(request: Request, work: Any, admit: Admit, changes: Changes) -> None:
-    """Let a stream run as long as its credential holds and its caller reads; a revoked one ends it within seconds."""
+async def while_admitted(
+    request: Request, work: Any, admit: Admit, changes: Changes, *, is_idle: Callable[[], bool] = lambda: True
+) -> None:
+    """Let a stream run as long as its credential holds and its caller reads; a revoked one ends it within seconds.
+
+    So does the end of the server, as soon as no call waits for its answer there.
+    """
     writing = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request.receive))
     try:
         while True:
             done, _ = await asyncio.wait({writing, leaving}, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if done or request.send.is_left:
+            if done or request.send.is_left or (_stopping.is_set() and is_idle()):
                 break
             try:
                 await changes.look(await admit())

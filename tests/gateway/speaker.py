@@ -108,6 +108,19 @@ class Speaker:
                 asked["_meta"] = {"progressToken": f"{asked['_meta']['progressToken']}, round {number + 2}"}
         raise AssertionError(f"It asks and asks: {heard}")
 
+    def listen(self) -> HTTPResponse:
+        """The stream on which what belongs to no request is told."""
+        connection = self._connection(self.asks_at)
+        if self.is_modern:
+            method, params = "subscriptions/listen", self._introduced({"notifications": {"toolsListChanged": True}})
+            body = json.dumps({"jsonrpc": "2.0", "id": next(self.numbers), "method": method, "params": params})
+            connection.request("POST", "/mcp", body.encode(), self._headers(method, params))
+        else:
+            connection.request("GET", "/mcp", headers=self._headers("", {}))
+        stream = connection.getresponse()
+        assert stream.headers.get_content_type() == "text/event-stream", stream.read()
+        return stream
+
     def once(self, method: str, params: Mapping[str, Any]) -> Heard:
         """Make a request, and leave it at that where the result is a question."""
         heard = Heard()

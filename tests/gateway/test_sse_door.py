@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from threading import Event
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from apps.gateway.schemas import BundleItemIn
 from apps.registry.models import Capability
 from config import mcp_streams
 from config.mcp_http import count_sessions
-from config.mcp_listening import WATCH_SECONDS
+from config.mcp_listening import WATCH_SECONDS, let_go
 from config.mcp_sse import Wire
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, add_tool, offer, refresh
 from tests.gateway.conftest import Evil, events
@@ -95,6 +96,21 @@ def test_clients_that_nobody_here_wrote_list_and_call(
 
     assert {(event.name, event.endpoint, event.status) for event in events()} == {("up__echo", "/mcp/sse", "ok")}
     eventually(lambda: count_sessions(alice.organization.id) == 0)
+
+
+def test_a_call_under_way_is_answered_before_a_server_that_stops_lets_go(
+    live: Live, alice: Person, evil: Evil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.mcp_listening._stopping", Event())
+    offer(alice, "up", evil.url, tools=("slow",))
+
+    with listed(live, alice) as client:
+        number = client.send("tools/call", {"name": "up__slow", "arguments": {"ms": 3000, "text": "done"}})
+        eventually(lambda: evil.seen("calls"))
+        let_go()
+
+        assert client.wait_for(number).result["content"][0]["text"] == "done"
+        assert [name for name, _ in client.events() if name] == []
 
 
 # The handshake ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ import pytest
 
 from tests.fixtures import warm
 from tests.fixtures.servers import PROJECT, free_port, url_answers
+from tests.gateway.agent import LEGACY, MODERN
+from tests.gateway.speaker import Speaker, rest_of
+from tests.gateway.sse_speaker import SseSpeaker
 from tests.journeys.agents import ERAS, call, call_over_stdio, tool_names
 from tests.journeys.platform import COMMAND_SECONDS, ColdPlatform, Platform, clean_environment
 
@@ -219,6 +222,22 @@ def test_a_call_is_not_lost_on_a_clean_stop(tmp_path):
         )  # fmt: skip
 
     assert counted.stdout.strip() == "1", counted.stderr
+
+
+def test_who_only_listens_keeps_nobody_waiting_at_the_end(tmp_path):
+    with Platform(tmp_path, GATEHOUSE_MCP_SSE="1") as platform:
+        doors, key = (platform.url,), platform.demo_key()
+        old, new, piped = Speaker(doors, key, LEGACY), Speaker(doors, key, MODERN), SseSpeaker(doors, key, "2024-11-05")
+        for each in (old, new, piped):
+            each.begin()
+        streams = [old.listen(), new.listen(), piped.stream]
+
+        platform.stop(signal.SIGTERM)
+
+        for stream in streams:
+            rest_of(stream)
+        assert "Cancel" not in platform.output()
+        assert '"level": "error"' not in platform.output()
 
 
 def test_the_second_start_makes_nothing_and_shows_no_secret(tmp_path):
