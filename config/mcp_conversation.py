@@ -77,6 +77,11 @@ class Conversation:
         else:
             self.session.heard(message.method, message.params)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and no answer on its way."""
+        return not self._tasks
+
     async def end(self) -> None:
         """Stop everything under way; returns when it has stopped."""
         pending = list(self._tasks)

@@ -1,7 +1,7 @@
 """One request of an agent while it is answered: who asks, by which client, what is said to it meanwhile."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +37,23 @@ class Exchange:
     share: budget.Share | None = None
     at: str = "/mcp"
     way: str = ""
+    size: int = 0
+    """How long the request is, in bytes; 0 where nobody has counted."""
+    _stop: Callable[[], None] | None = None
+
+    def runs(self, stop: Callable[[], None]) -> None:
+        """It is under way in its session, which can stop it."""
+        self._stop = stop
+        if self.session is not None and self.message.id is not None:
+            self.session.running[self.message.id] = stop
+
+    def is_out(self) -> None:
+        """Its answer is there, and is not taken back; its id may be used for another. May be called again."""
+        number, stop = self.message.id, self._stop
+        if self.session is None or number is None or stop is None:
+            return
+        if self.session.running.get(number) == stop:
+            del self.session.running[number]
 
     @property
     def endpoint(self) -> str:
@@ -86,7 +103,7 @@ class Exchange:
         if not (answers is None or isinstance(answers, dict)) or not (state is None or isinstance(state, str)):
             raise malformed("inputResponses is an object and requestState a text.")
         meta = {name: value for name, value in self.message.meta.items() if name in _TRAVELS}
-        return gateway.Ask(self, self.endpoint, self.bundle, meta, answers, state, self.share, self._task())
+        return gateway.Ask(self, self.endpoint, self.bundle, meta, answers, state, self.share, self.size, self._task())
 
     @property
     def has_early_tasks(self) -> bool:

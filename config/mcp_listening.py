@@ -5,7 +5,6 @@ A stream lives as long as its credential holds, its caller reads, and the server
 
 import asyncio
 import logging
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from config.mcp_messages import INVALID_REQUEST, Message, RpcError, as_rpc_error
 from config.mcp_notices import Changes, Telling, changes_of
 from config.mcp_request import Request, session_of
 from config.mcp_rights import Admit
+from config.mcp_stopping import stopping
 from config.mcp_streams import Receive, Stream, place_of
 
 logger = logging.getLogger(__name__)
@@ -24,12 +24,6 @@ WATCH_SECONDS = 1.0
 """How often an open stream asks whether its caller is still let in, and whether its lists have changed."""
 MOST_STREAMS_OF_ONE_CALLER = 64
 _streams: dict[str, int] = {}
-_stopping = threading.Event()
-
-
-def let_go() -> None:
-    """The server has been told to stop: end the streams of those who only listen, within a second. May be a handler."""
-    _stopping.set()
 
 
 async def listen(request: Request, admit: Admit) -> None:
@@ -47,7 +41,7 @@ async def listen(request: Request, admit: Admit) -> None:
         stream = session.open_notices()
     changes = changes_of(session) if stream is session.notices else Changes(request.bundle, {}, lambda _: None)
     await while_admitted(
-        request, stream.copy(request.send, after), admit, changes, is_idle=lambda: stream is session.notices
+        request, stream.copy(request.send, after), admit, changes, only_listens=lambda: stream is session.notices
     )
 
 
@@ -75,7 +69,9 @@ async def subscribe(request: Request, message: Message, admit: Admit) -> None:
             return
         try:
             if await _unless_left(request, telling.begin()):
-                await while_admitted(request, stream.copy(request.send), admit, telling.changes)
+                await while_admitted(
+                    request, stream.copy(request.send), admit, telling.changes, only_listens=lambda: stream.is_read
+                )
         finally:
             telling.end()
     finally:
@@ -99,18 +95,18 @@ async def _unless_left(request: Request, work: Awaitable[None]) -> bool:
 
 
 async def while_admitted(
-    request: Request, work: Any, admit: Admit, changes: Changes, *, is_idle: Callable[[], bool] = lambda: True
+    request: Request, work: Any, admit: Admit, changes: Changes, *, only_listens: Callable[[], bool]
 ) -> None:
     """Let a stream run as long as its credential holds and its caller reads; a revoked one ends it within seconds.
 
-    So does the end of the server, as soon as no call waits for its answer there.
+    When the server is told to stop, it ends as soon as `only_listens` says that no call is answered there.
     """
     writing = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request.receive))
     try:
         while True:
             done, _ = await asyncio.wait({writing, leaving}, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if done or request.send.is_left or (_stopping.is_set() and is_idle()):
+            if done or request.send.is_left or (stopping.is_told and only_listens()):
                 break
             try:
                 await changes.look(await admit())

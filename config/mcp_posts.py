@@ -128,13 +128,13 @@ async def _answer_in(session: Session, request: Request, message: Message, admit
     reply = Reply(request.send, request.receive, can_stream=can_stream, stream=session.new_stream, check=check)
     exchange = Exchange(
         request.actor, message, reply, request.bundle, False, session, session.capabilities, session.client_info,
-        request.share,
+        request.share, size=len(request.body),
     )  # fmt: skip
-    session.running[message.id] = reply.cancel
+    exchange.runs(reply.cancel)
     try:
         await _finish(reply, exchange, is_modern=False)
     finally:
-        session.running.pop(message.id, None)
+        exchange.is_out()
 
 
 async def _finish(reply: Reply, exchange: Exchange, *, is_modern: bool) -> None:
@@ -148,6 +148,7 @@ async def _finish(reply: Reply, exchange: Exchange, *, is_modern: bool) -> None:
             body, status = await answer(exchange), 200
         except RpcError as error:
             body, status = error_message(number, error), status_of(error, is_modern=is_modern)
+        exchange.is_out()
         await reply.finish(body, status)
     except asyncio.CancelledError:
         task = asyncio.current_task()
@@ -193,7 +194,7 @@ async def _post_modern(request: Request, message: Message, admit: Admit) -> None
     info = message.meta.get(META + "clientInfo")
     exchange = Exchange(
         request.actor, message, reply, request.bundle, True, None, message.meta[META + "clientCapabilities"],
-        info if isinstance(info, dict) else {}, request.share,
+        info if isinstance(info, dict) else {}, request.share, size=len(request.body),
     )  # fmt: skip
     await _finish(reply, exchange, is_modern=True)
 

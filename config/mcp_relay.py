@@ -31,6 +31,7 @@ from apps.core.errors import BackendDown
 from config.mcp_held import CUT, Paced
 from config.mcp_parts import GONE, Incoming, Lost, Message, Outgoing, Told
 from config.mcp_sessions import RELAYED
+from config.mcp_stopping import stopping
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 MOST_CONNECTIONS = 16
 PATIENCE_SECONDS = 2.0
 ASK_SECONDS = 5.0
+LET_GO_SECONDS = 1.0
 """How long a request hears nothing before it asks whether anybody still works on it."""
 MOST_ASKED = 2
 """How often it asks in vain. One message may be lost with a connection to Redis; an answer is given up for two."""
@@ -92,7 +94,7 @@ class Relay:
         """Let the session's process answer; False where there is no such process. Raises BackendDown."""
         number = secrets.token_hex(8)
         incoming = self._waiting[number] = Incoming(share)
-        leaving = asyncio.ensure_future(_disconnect(receive))
+        leaving = asyncio.ensure_future(_left(receive, only_listens=_only_listens(scope)))
         is_there = True
         try:
             is_there = await self._tell(owner, {"kind": "request", "id": number, "scope": _plain(scope)}, body)
@@ -115,6 +117,7 @@ class Relay:
         while not incoming.is_complete:
             heard = await incoming.next(leaving, ASK_SECONDS)
             if leaving.done():
+                await send.end()
                 return
             if heard is None:
                 if asked == MOST_ASKED:
@@ -243,6 +246,11 @@ class Relay:
         except Exception:
             logger.exception("A message of another process could not be heard.")
 
+    async def drain(self) -> None:
+        """Let what works for others come to its end, as the server does with what works for its own callers."""
+        if self._serving and stopping.seconds_left:
+            await asyncio.wait(list(self._serving), timeout=stopping.seconds_left)
+
     async def aclose(self) -> None:
         """End what still works for others, and let them know."""
         for task in list(self._serving):
@@ -263,6 +271,7 @@ async def relaying(application: Application) -> AsyncIterator[Relay | None]:
     try:
         yield relay
     finally:
+        await relay.drain()
         listening.cancel()
         with suppress(asyncio.CancelledError):
             await listening
@@ -286,6 +295,21 @@ def _keep(tasks: "set[asyncio.Task[None]]", work: Coroutine[Any, Any, None]) -> 
 
 def _channel(process: str) -> str:
     return f"gatehouse:mcp:{process}"
+
+
+async def _left(receive: Receive, *, only_listens: bool) -> None:
+    """Until the caller leaves; or, where it only listens, is let go because this process is told to stop."""
+    leaving = asyncio.ensure_future(_disconnect(receive))
+    try:
+        while not (leaving.done() or (only_listens and stopping.is_told)):
+            await asyncio.wait({leaving}, timeout=LET_GO_SECONDS if only_listens else None)
+    finally:
+        leaving.cancel()
+
+
+def _only_listens(scope: Message) -> bool:
+    """Whether a request asks for what belongs to no other; what was said before may be the rest of an answer."""
+    return scope["method"] == "GET" and not any(name == b"last-event-id" for name, _ in scope["headers"])
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -129,7 +129,7 @@ async def open_stream(request: Request, admit: Admit) -> None:
         await changes.look(request.actor)  # before the client sees a list, so that no change after it goes untold
         await while_admitted(
             request, wire.copy(request.send), conversation.admitted, changes,
-            is_idle=lambda: not session.running and wire.is_read,
+            only_listens=lambda: conversation.is_idle and wire.is_read,
         )  # fmt: skip
     finally:
         here.sessions.end(session)

@@ -99,7 +99,8 @@ class Server(uvicorn.Server):
     def end(self) -> None:
         """End at once; called from another thread."""
         self.should_exit = True
-        self._loop.call_soon_threadsafe(self._ended.set)
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._ended.set)
 
 
 class Live:

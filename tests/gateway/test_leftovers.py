@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from apps.core import budget
 from apps.core.errors import BackendDown, InvalidInput, RateLimited
@@ -291,6 +292,26 @@ def test_who_does_not_read_a_stream_is_left_too(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(scenario())
 
 
+def test_an_id_is_free_as_soon_as_its_answer_is_out(
+    live: Live, alice: Person, evil: Evil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(alice, "up", evil.url)
+    send = RequestResponseCycle.send
+
+    async def send_and_linger(cycle: RequestResponseCycle, message: Any) -> None:
+        await send(cycle, message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(RequestResponseCycle, "send", send_and_linger)
+    agent = agent_of(live, alice).open()
+    called = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "up__echo", "arguments": {}}}
+
+    answers = [agent.post(json.dumps(called).encode(), "tools/call", called["params"]).json() for _ in range(3)]
+
+    assert all("result" in answer for answer in answers), answers
+
+
 def test_who_listens_too_often_is_told_so(live: Live, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("config.mcp_listening.MOST_STREAMS_OF_ONE_CALLER", 0)
 
@@ -304,14 +325,16 @@ def test_how_long_the_requests_of_waiting_calls_are_is_bounded(
 ) -> None:
     monkeypatch.setattr("apps.gateway.services.rounds.MOST_PARKED_BYTES", 2 * 20_000)
     agent = agent_of(live, alice, MODERN)
-    call = {"name": "up__pry", "arguments": {**FORM, "more": "x" * 15_000}, "_meta": MAY_BE_ASKED}
+    call = {"name": "up__pry", "arguments": FORM, "_meta": {**MAY_BE_ASKED, "x": "x" * 15_000}}
 
-    waiting = asked(agent)
-    refused = [agent.ask("tools/call", call) for _ in range(2)]
+    waits = asked(agent)["requestState"]
+    said = [agent.ask("tools/call", call)["result"] for _ in range(2)]
+    long = asked(agent, requestState=waits, more="x" * 30_000)
 
-    assert waiting["requestState"]
-    assert refused[0]["result"]["resultType"] == "input_required"
-    assert refused[1]["result"]["_meta"]["gatehouse/error"]["code"] == "RATE_LIMITED"
+    assert said[0]["resultType"] == "input_required"
+    assert said[1]["_meta"]["gatehouse/error"]["code"] == "RATE_LIMITED"
+    assert long["resultType"] == "input_required"
+    assert not [each for each in gc.get_objects() if isinstance(each, Message) and "more" in each.params]
 
 
 def test_an_organisation_takes_half_of_the_places_for_waiting_calls(monkeypatch: pytest.MonkeyPatch) -> None:

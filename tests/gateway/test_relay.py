@@ -11,6 +11,7 @@ import logging
 import random
 import socket
 import string
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from apps.core import budget
 from apps.core.budget import Budget
 from config import mcp_held, mcp_http, mcp_parts, mcp_relay, mcp_streams
 from config.mcp_relay import Relay
+from config.mcp_stopping import stopping
 from tests.fixtures.faults import own_redis
 from tests.gateway.agent import LEGACY, MODERN, Agent, agent_of, offer
 from tests.gateway.conftest import Evil, events
@@ -410,6 +412,19 @@ def test_a_stream_through_another_process_ends_properly_when_its_key_is_revoked(
     assert b"id: " in rest_of(response)
     connection.close()
     eventually(two.is_quiet)
+
+
+def test_a_process_that_stops_finishes_what_it_answers_for_another(
+    two: Two, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with calling(agent, "up__slow", ms=2000, text="done") as connection:
+        eventually(lambda: two.relay(two.owner)._working)
+        monkeypatch.setattr(stopping, "is_told", True)
+        monkeypatch.setattr(stopping, "until", time.monotonic() + SOON_SECONDS)
+        two.owner._server.end()
+
+        answer = connection.getresponse()
+        assert b'"done"' in answer.read(), answer.status
 
 
 def test_who_comes_back_to_a_stream_that_broke_reads_on_through_another_process(

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from threading import Event
 from typing import Any
 
 import pytest
@@ -17,8 +16,9 @@ from apps.gateway.schemas import BundleItemIn
 from apps.registry.models import Capability
 from config import mcp_streams
 from config.mcp_http import count_sessions
-from config.mcp_listening import WATCH_SECONDS, let_go
+from config.mcp_listening import WATCH_SECONDS
 from config.mcp_sse import Wire
+from config.mcp_stopping import stopping
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, add_tool, offer, refresh
 from tests.gateway.conftest import Evil, events
 from tests.gateway.sse_speaker import SseSpeaker, speaking
@@ -101,16 +101,19 @@ def test_clients_that_nobody_here_wrote_list_and_call(
 def test_a_call_under_way_is_answered_before_a_server_that_stops_lets_go(
     live: Live, alice: Person, evil: Evil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("config.mcp_listening._stopping", Event())
     offer(alice, "up", evil.url, tools=("slow",))
 
     with listed(live, alice) as client:
-        number = client.send("tools/call", {"name": "up__slow", "arguments": {"ms": 3000, "text": "done"}})
-        eventually(lambda: evil.seen("calls"))
-        let_go()
+        text = "done " * 600_000
+        call = {"name": "up__slow", "arguments": {"ms": 2000, "text": text}}
+        numbers = [client.send("tools/call", call) for _ in range(4)]
+        eventually(lambda: evil.seen("calls") == {"slow": 4})
+        monkeypatch.setattr(stopping, "is_told", True)
+        time.sleep(5)  # the answers are there, and on their way to somebody who reads late
 
-        assert client.wait_for(number).result["content"][0]["text"] == "done"
-        assert [name for name, _ in client.events() if name] == []
+        answers = {message["id"]: message["result"] for message in client.messages()}  # until the stream ends
+
+        assert [answers[number]["content"][0]["text"] for number in numbers] == [text] * 4
 
 
 # The handshake ------------------------------------------------------------------------------------------------------

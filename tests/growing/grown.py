@@ -70,7 +70,7 @@ class Grown:
             for part in (self.postgres, self.redis, self.broker.proxy):
                 stack.enter_context(part)
             self.queue = stack.enter_context(own_queue(self.broker.url))
-            self.one, self.two = (stack.enter_context(self._web()) for _ in range(2))
+            self.one, self.two = (stack.enter_context(self.web()) for _ in range(2))
             self.worker, self.beat = (stack.enter_context(Role(role, self.one.env)) for role in ("worker", "beat"))
             self.made = self.one.provision()
             self.admin, self.developer = signed_in(self.one, "admin"), signed_in(self.one, "developer")
@@ -91,7 +91,8 @@ class Grown:
         """The same credential at another process."""
         return Client(web.url, client.headers)
 
-    def _web(self) -> Platform:
+    def web(self) -> Platform:
+        """One more web process, which has not been started."""
         return Platform(
             self.folder, "--role", "web",
             DATABASE_URL=self.postgres.url, REDIS_URL=self.redis.url, BROKER_URL=self.broker.url,

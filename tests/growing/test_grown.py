@@ -1,6 +1,7 @@
 """Web, worker and beat as separate processes, while PostgreSQL, Redis and the broker come and go."""
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -212,6 +213,20 @@ def test_streams_of_one_process_are_carried_by_the_other_and_end_with_their_sess
     assert {(stream.status, stream.headers.get_content_type()) for stream in streams} == {(200, "text/event-stream")}
     assert ended.status == 200
     assert not [rest for rest in rests if b"error" in rest]
+
+
+def test_a_process_that_is_told_to_stop_lets_go_who_listens_to_another_through_it(grown):
+    session = Session(grown).open(grown.one)
+    session.ask(grown.one, "notifications/initialized")
+    with grown.web() as leaving:
+        connection = HTTPConnection("127.0.0.1", leaving.port, timeout=60)
+        connection.request("GET", "/mcp", headers=session.headers)
+        stream = connection.getresponse()
+        leaving.stop(signal.SIGTERM)
+
+        assert b"error" not in read_to_its_end(stream)  # which raises where it is cut
+        assert "Cancel" not in leaving.output()
+    assert session.ask(grown.one, "ping").status == 200
 
 
 def read_to_its_end(stream: HTTPResponse) -> bytes:

@@ -79,6 +79,23 @@ def test_calls_share_one_process_and_do_not_wait_for_each_other(stdio_command: l
     assert seconds < 1.5
 
 
+def test_a_child_that_we_cannot_hear_any_more_is_given_up_and_the_log_says_why(
+    stdio_command: list[str], monkeypatch: Any, caplog: Any
+) -> None:
+    async def work(upstream: Stdio) -> None:
+        def fail(*_: Any) -> None:
+            raise KeyError("a fault of ours")
+
+        monkeypatch.setattr("apps.registry.backends.wire.decode_all", fail)
+        with pytest.raises(BackendDown):
+            await call(upstream, "echo", text="hello")
+        assert not upstream.is_open
+
+    with_child(stdio_command, work)
+
+    assert "a fault of ours" in caplog.text
+
+
 def test_a_child_is_given_its_variables_and_nothing_else(stdio_command: list[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("GATEHOUSE_CANARY", "secret")
     leaked = os.open("/dev/null", os.O_RDONLY)

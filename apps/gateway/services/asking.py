@@ -133,6 +133,8 @@ class Ask:
     input_responses: Mapping[str, Any] | None = None
     request_state: str | None = None
     share: budget.Share | None = None
+    size: int = 0
+    """How long the request is, in bytes; 0 where nobody has counted."""
     task: Mapping[str, Any] | None = None
     """What a client of 2025-11-25 says of the task that it wants its call to be: perhaps `ttl`; None: it wants none."""
 

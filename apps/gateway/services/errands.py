@@ -118,7 +118,7 @@ async def hold(
         return await work()
 
     async def start(parked: Parked) -> dict[str, Any]:
-        listener.parked, parked.size = parked, size_of(errand.params)
+        listener.parked, parked.size = parked, ask.size or size_of(errand.params)
         parked.share = budget.Share(budget.budget(), actor.organization_id)
         with budget.counting(parked.share, actor.organization_id):
             return await work()

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import hashlib
 import itertools
+import logging
 import secrets
 import time
 from collections import deque
@@ -22,8 +23,8 @@ from uuid import UUID
 import orjson
 
 from apps.core import budget
-from apps.core.errors import InvalidInput, RateLimited
-from apps.gateway.services.asking import Ask, Client, check_question
+from apps.core.errors import InvalidInput, RateLimited, ServiceError
+from apps.gateway.services.asking import Ask, Client, Silent, check_question
 from apps.gateway.services.results import INPUT_REQUIRED, size_of
 from apps.gateway.services.sealing import seal, unseal
 from apps.registry import services as registry
@@ -42,6 +43,7 @@ LARGEST_MISSED = 4096
 """How much of what was said to a client between two rounds is kept for it: the latest, unless it is long."""
 LARGEST_STATE = 65_536
 _STATE = "state"
+logger = logging.getLogger(__name__)
 
 
 class Misbehaved(Exception):
@@ -67,7 +69,7 @@ class Place:
     organization_id: UUID | None = None
 
     def digest(self) -> str:
-        """All of it, short."""
+        """All of it, short; the caller is one of the organisation."""
         return hashlib.sha256(orjson.dumps([self.caller, self.bundle, self.method, self.name, self.server])).hexdigest()
 
 
@@ -162,7 +164,7 @@ class Parked:
     caller: str
     organization_id: UUID | None = None
     size: int = 0
-    """How long its request is, which it keeps."""
+    """How long the request is that began it, which it keeps; of those that go on with it nothing is kept."""
     id: str = ""
     client: Client | None = None
     work: "asyncio.Task[dict[str, Any]] | None" = None
@@ -183,6 +185,11 @@ class Parked:
         self.progress_token = ask.meta.get("progressToken")
         while self.missed:
             self.tell(*self.missed.popleft())
+
+    def leaves(self) -> None:
+        """Its client goes, to come back with answers; what is kept of it says how much of the log it wants."""
+        client, self.is_away = self.client, True
+        self.client = Silent(is_modern=client.is_modern, log_level=client.log_level) if client else None
 
     def tell(self, method: str, params: Mapping[str, Any]) -> None:
         """Tell the client, when it is there; progress under the token of the round that it has begun."""
@@ -320,6 +327,13 @@ def parking_lot() -> ParkingLot:
     return _lots[loop]
 
 
+def _seen(work: "asyncio.Task[dict[str, Any]]") -> None:
+    """A call that fails while its client is away, and never comes back, is no error of ours, unless it is one."""
+    error = None if work.cancelled() else work.exception()
+    if error is not None and not isinstance(error, ServiceError | Misbehaved | registry.Unanswered):
+        logger.error("A call that waited failed.", exc_info=error)
+
+
 async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     """Carry a call of a client of 2026-07-28 to a server of the older era: until it ends, or asks something.
 
@@ -337,13 +351,12 @@ async def park(ask: Ask, place: Place, start: Callable[[Parked], Awaitable[dict[
         parked = Parked(place.caller, place.organization_id)
         parked.comes(ask)
         parked.work = asyncio.ensure_future(start(parked))
-        # Should it fail while its client is away, and never comes back, then nobody asks why.
-        parked.work.add_done_callback(lambda work: work.cancelled() or work.exception())
+        parked.work.add_done_callback(_seen)
     try:
         questions = await parked.next()
         if questions is not None:
             lot.keep(parked)
-            parked.is_away = True
+            parked.leaves()
             return {
                 "resultType": INPUT_REQUIRED, "inputRequests": questions,
                 "requestState": seal_state(place, parked=parked.id),

@@ -56,9 +56,9 @@ class Child:
         self._heard = heard
         self._ended = ended
         self._stderr = b""
-        self._end: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         create_task = asyncio.get_running_loop().create_task
-        self._tasks = [create_task(work) for work in (self._read(), self._read_stderr(), self._watch())]
+        self._tasks = [create_task(work) for work in (self._hear(), self._read_stderr(), self._watch())]
 
     @classmethod
     async def start(
@@ -122,9 +122,9 @@ class Child:
 
     def end_soon(self) -> "asyncio.Task[None]":
         """Begin to end it, if nobody has."""
-        if self._end is None:
-            self._end = asyncio.get_running_loop().create_task(self._end_all())
-        return self._end
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end_all())
+        return self._ending
 
     async def end(self) -> None:
         """End it and all its descendants; takes at most about five seconds, and is not cut short."""
@@ -138,13 +138,19 @@ class Child:
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
+    async def _hear(self) -> None:
+        try:
+            await self._read()
+        except Exception:
+            logger.exception("What server %s says cannot be heard any more.", self._route.slug)
+        await self._ends_within(LAST_WORDS_SECONDS)
+        self._ended()
+
     async def _read(self) -> None:
         lines, output = Lines(settings.UPSTREAM_MAX_RESULT_BYTES), self._process.stdout
         while output is not None and (chunk := await output.read(CHUNK_BYTES)):
             for line in lines.feed(chunk):
                 self._heard(line)
-        await self._ends_within(LAST_WORDS_SECONDS)
-        self._ended()
 
     async def _read_stderr(self) -> None:
         while self._process.stderr is not None and (chunk := await self._process.stderr.read(CHUNK_BYTES)):

@@ -218,7 +218,7 @@ class Stdio:
     # Writing -----------------------------------------------------------------------------------------------------
 
     async def _write(self, body: bytes) -> None:
-        child = self._reader()
+        child = self._open_child()
         try:
             child.write(body)
             await child.drain()
@@ -227,9 +227,9 @@ class Stdio:
 
     def _write_quietly(self, body: bytes) -> None:
         with suppress(BackendError, ConnectionError, RuntimeError):
-            self._reader().write(body)
+            self._open_child().write(body)
 
-    def _reader(self) -> Child:
+    def _open_child(self) -> Child:
         """The process, where it may be written to; raises BackendDown."""
         if not self.is_open or self._child is None:
             raise BackendDown(self._ending())
@@ -299,7 +299,9 @@ class Stdio:
     def _ending(self) -> str:
         if self._trouble:
             return self._trouble
-        return self._child.last_words if self._child else f"{self._route.slug} is not running."
+        if self._child is None or not self._is_open:
+            return f"{self._route.slug} is not running."
+        return self._child.last_words
 
     def _has_ended(self) -> None:
         self._give_up(self._ending())

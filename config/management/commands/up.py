@@ -219,12 +219,12 @@ def web_server(background: Any, drain_seconds: int) -> Any:
     """The web server of one process; a signal tells who listens and the background to stop while calls end."""
     import uvicorn
 
-    from config.mcp_listening import let_go
+    from config.mcp_stopping import stopping
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             super().handle_exit(sig, frame)
-            let_go()
+            stopping.tell(drain_seconds)
             if background:
                 background.ask_to_stop()
             end_in(drain_seconds + CUT_SECONDS)
