@@ -11,7 +11,7 @@ from apps.core.ids import new_id
 from apps.gateway.services import hearing
 from apps.gateway.services.asking import Ask, Silent
 from apps.gateway.services.hearing import BesideCalls, CallListener
-from apps.gateway.services.rounds import MOST_MISSED, Parked
+from apps.gateway.services.parking import MOST_MISSED, Parked
 from apps.registry import services as registry
 
 

@@ -15,7 +15,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from apps.core import budget
 from apps.core.errors import BackendDown, InvalidInput, RateLimited
 from apps.gateway.services.asking import Ask, Silent
-from apps.gateway.services.rounds import Parked, ParkingLot, Place, park, parking_lot
+from apps.gateway.services.parking import Parked, ParkingLot, park, parking_lot
+from apps.gateway.services.rounds import Place
 from apps.gateway.services.subscriptions import _OfServer
 from apps.registry.models import Capability
 from config import mcp_held
@@ -329,7 +330,7 @@ def test_who_listens_too_often_is_told_so(live: Live, alice: Person, monkeypatch
 def test_how_long_the_requests_of_waiting_calls_are_is_bounded(
     live: Live, alice: Person, prying: Evil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apps.gateway.services.rounds.MOST_PARKED_BYTES", 2 * 20_000)
+    monkeypatch.setattr("apps.gateway.services.parking.MOST_PARKED_BYTES", 2 * 20_000)
     agent = agent_of(live, alice, MODERN)
     call = {"name": "up__pry", "arguments": FORM, "_meta": {**MAY_BE_ASKED, "x": "x" * 15_000}}
 
@@ -344,7 +345,7 @@ def test_how_long_the_requests_of_waiting_calls_are_is_bounded(
 
 
 def test_an_organisation_takes_half_of_the_places_for_waiting_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apps.gateway.services.rounds.MOST_PARKED", 6)
+    monkeypatch.setattr("apps.gateway.services.parking.MOST_PARKED", 6)
 
     async def scenario() -> None:
         lot, acme, globex = ParkingLot(), uuid4(), uuid4()

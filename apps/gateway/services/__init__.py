@@ -29,8 +29,9 @@ from apps.gateway.services.clients import CLIENTS, PLACEHOLDER, Connection, Endp
 from apps.gateway.services.early_tasks import TaskForbidden, cancel_early_task, get_early_result, get_early_task
 from apps.gateway.services.following import Following
 from apps.gateway.services.offers import Offer, Tool, UnknownPrompt, UnknownResource, UnknownTool
+from apps.gateway.services.parking import parking_lot
 from apps.gateway.services.pool import breaker_state, close_upstreams, count_open, upstreams
-from apps.gateway.services.rounds import owner_of_state, parking_lot
+from apps.gateway.services.rounds import owner_of_state
 from apps.gateway.services.search import fetch_offer, search_offers
 from apps.gateway.services.subscriptions import MOST_RESOURCES, Subscriptions
 from apps.gateway.services.upstream_tasks import UnknownTask, cancel_task, get_task, process_of_task, update_task

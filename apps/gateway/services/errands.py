@@ -12,9 +12,10 @@ from apps.gateway.services.asking import LOG_LEVEL, NEEDED_FOR, Ask, Client
 from apps.gateway.services.hearing import CallListener, note_refusal
 from apps.gateway.services.offers import Offer, Tool, UnknownTool, action_of
 from apps.gateway.services.outages import unanswered
+from apps.gateway.services.parking import Parked, park
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import size_of, wrong
-from apps.gateway.services.rounds import Misbehaved, Parked, Place, converse, open_state, park
+from apps.gateway.services.rounds import Misbehaved, Place, converse, open_state
 from apps.gateway.services.views import View
 from apps.gateway.services.ways import Caller
 from apps.policies.services import decide

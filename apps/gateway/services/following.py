@@ -22,7 +22,7 @@ from apps.core.actor import Actor
 from apps.core.errors import NotFound, NotPermitted, ServiceError
 from apps.gateway.services.asking import Ask
 from apps.gateway.services.errands import caller_of
-from apps.gateway.services.rounds import parking_lot
+from apps.gateway.services.parking import parking_lot
 from apps.gateway.services.upstream_tasks import (
     ENDED,
     LONGEST_PAUSE_SECONDS,

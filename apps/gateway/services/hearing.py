@@ -12,7 +12,7 @@ from apps.audit import services as audit
 from apps.core.actor import system_actor
 from apps.core.threads import in_thread
 from apps.gateway.services.asking import NOT_DECLARED, Client, PasswordAsked, check_question, is_wanted
-from apps.gateway.services.rounds import Parked
+from apps.gateway.services.parking import Parked
 from apps.registry import services as registry
 
 logger = logging.getLogger(__name__)

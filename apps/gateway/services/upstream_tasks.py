@@ -20,9 +20,10 @@ from apps.gateway.services.checking import checks_of
 from apps.gateway.services.errands import Errand, caller_of, check_decision
 from apps.gateway.services.hearing import note_refusal
 from apps.gateway.services.metering import Meter
+from apps.gateway.services.parking import parking_lot
 from apps.gateway.services.pool import upstreams
 from apps.gateway.services.results import masked, passed_meta, passed_on, size_of, wrong
-from apps.gateway.services.rounds import Misbehaved, parking_lot, questions_of
+from apps.gateway.services.rounds import Misbehaved, questions_of
 from apps.gateway.services.sealing import seal, unseal
 from apps.registry import services as registry
 
