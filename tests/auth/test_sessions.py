@@ -3,27 +3,29 @@
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.contrib.auth.hashers import identify_hasher, make_password
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.utils import timezone
 
+from apps.audit import services as audit
 from apps.audit.models import Entry
 from apps.auth import services
 from apps.auth.models import LoginFailure, Membership, Organization, RefreshToken, User
-from apps.auth.services import passwords
+from apps.auth.services import passwords, sessions
 from apps.auth.tasks import forget_ended
 from apps.core.actor import system_actor
 from apps.core.errors import RateLimited
 from tests.auth.forge import ME, client, knock, opens_mcp, refused, sign_in
 from tests.factories.auth import RefreshTokenFactory
 from tests.people import PASSWORD, Person, make_person
+from tests.waiting import wait_until
 
 LOGIN = "/api/v1/auth/login"
 REFRESH = "/api/v1/auth/refresh"
@@ -39,6 +41,11 @@ def log_in(email: str, password: str = PASSWORD, *, address: str = "203.0.113.1"
 def exchange(refresh: str) -> Any:
     """What POST /auth/refresh answers."""
     return client().post(REFRESH, {"refresh": refresh}, format="json")
+
+
+def leave(refresh: str) -> Any:
+    """What POST /auth/logout answers."""
+    return client().post(LOGOUT, {"refresh": refresh}, format="json")
 
 
 # Login ------------------------------------------------------------------------------------------------------------
@@ -391,6 +398,57 @@ def test_of_two_exchanges_at_once_one_wins_and_the_family_ends(alice: Person) ->
     assert not RefreshToken.objects.alive().exists()
 
 
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite lets one transaction write at a time")
+@pytest.mark.django_db(transaction=True)
+def test_who_waited_in_vain_for_a_token_keeps_nothing_when_the_chain_is_asked_for(
+    alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends the family holds the chain and wants the token's row: this one must not hold it the other way."""
+    given, were_free = sign_in(alice), []
+    rows = RefreshToken.objects.all()
+    hold_chain = audit.hold_chain
+
+    @transaction.atomic
+    def is_free() -> bool:
+        return rows.select_for_update(skip_locked=True).exists()
+
+    def look_and_hold(organization_id: Any) -> None:
+        were_free.append(pool.submit(_and_disconnect, is_free).result())
+        hold_chain(organization_id)
+
+    monkeypatch.setattr(audit, "hold_chain", look_and_hold)
+    with ThreadPoolExecutor(2) as pool:
+        with transaction.atomic():
+            rows.update(spent_at=timezone.now())
+            late = pool.submit(_and_disconnect, lambda: exchange(given.refresh))
+            wait_until(_somebody_waits_for_a_row)
+        assert refused(late.result())
+
+    assert were_free == [True]
+    assert not rows.alive().exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_logout_also_ends_the_pair_that_is_being_given_out(alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = sign_in(alice)
+    issue = sessions._issue
+
+    def issue_when_the_logout_waits(*arguments: Any, **named: Any) -> services.Tokens:
+        pair = issue(*arguments, **named)
+        leaving.append(pool.submit(_and_disconnect, lambda: leave(given.refresh)))
+        time.sleep(0.3)  # a logout that ends now is one that waited for nothing
+        return pair
+
+    monkeypatch.setattr(sessions, "_issue", issue_when_the_logout_waits)
+    leaving: list[Future[Any]] = []
+    with ThreadPoolExecutor(1) as pool:
+        pair = exchange(given.refresh).json()
+
+    assert leaving[0].result().status_code == 204
+    assert refused(exchange(pair["refresh"]))
+    assert refused(knock(pair["access"]))
+
+
 def test_nobody_refreshes_whose_account_is_gone_or_switched_off(alice: Person, adam: Person, root: Person) -> None:
     deleted, inactive = sign_in(adam), sign_in(alice)
 
@@ -417,8 +475,21 @@ def test_an_expired_row_is_not_exchanged(alice: Person) -> None:
 # A14: what ends tokens --------------------------------------------------------------------------------------------
 
 
+def _and_disconnect(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    finally:
+        connection.close()
+
+
+def _somebody_waits_for_a_row() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+        return cursor.fetchone() is not None
+
+
 def _log_out(person: Person, pair: services.Tokens, root: Person) -> None:
-    assert client().post(LOGOUT, {"refresh": pair.refresh}, format="json").status_code == 204
+    assert leave(pair.refresh).status_code == 204
 
 
 def _change_password(person: Person, pair: services.Tokens, root: Person) -> None:

@@ -63,7 +63,10 @@ def refresh_tokens(*, refresh: str, address: str = "") -> Tokens:
     """
     claims = tokens.read_refresh_token(refresh)
     with transaction.atomic():
-        given = _rotate(claims, address)
+        is_first = _spend(claims)
+        given = _next_pair(claims, address) if is_first else None
+    if not is_first:
+        _end_copied_family(claims, address)
     if given is None:
         raise NotAuthenticated(tokens.ENDED)
     return given
@@ -110,14 +113,16 @@ def _choose(user: User, named: str | None) -> Organization | None:
     return chosen
 
 
-def _rotate(claims: tokens.Claims, address: str) -> Tokens | None:
+def _spend(claims: tokens.Claims) -> bool:
+    """Mark the token as spent; says whether this caller is the one who did."""
     now = timezone.now()
-    spent = RefreshToken.objects.alive().filter(
+    unspent = RefreshToken.objects.alive().filter(
         token_id=claims.jti, user_id=claims.user, spent_at=None, expires_at__gt=now
     )
-    if not spent.update(spent_at=now):
-        _end_copied_family(claims, address)
-        return None
+    return unspent.update(spent_at=now) == 1
+
+
+def _next_pair(claims: tokens.Claims, address: str) -> Tokens | None:
     row = RefreshToken.objects.select_related("user", "organization").get(token_id=claims.jti)
     if row.user.token_epoch != claims.epoch or is_second_factor_missing(row.user):
         return None
@@ -129,13 +134,20 @@ def _rotate(claims: tokens.Claims, address: str) -> Tokens | None:
 
 
 def _end_copied_family(claims: tokens.Claims, address: str) -> None:
+    """End the family of a token that was spent before, if it was.
+
+    In a transaction of its own: PostgreSQL has locked the token's row for whoever waited for it in vain, until their
+    transaction ends, and the chain is to be held before the tokens.
+    """
     row = RefreshToken.objects.select_related("user").filter(token_id=claims.jti).exclude(spent_at=None).first()
     if row is None:
         return
-    audit.hold_chain(row.organization_id)  # before the tokens, like whoever takes a right away
-    if RefreshToken.objects.of_family(row.family_id).end():
-        forget_actors()
-        audit.record(_plain_actor(row, address), "session.token_reused", f"user:{row.user.email}", outcome="refused")
+    with transaction.atomic():
+        audit.hold_chain(row.organization_id)  # before the tokens, like whoever takes a right away
+        if RefreshToken.objects.of_family(row.family_id).end():
+            forget_actors()
+            reuser = _plain_actor(row, address)
+            audit.record(reuser, "session.token_reused", f"user:{row.user.email}", outcome="refused")
 
 
 def _issue(user: User, actor: Actor, organization: Organization | None, *, family_id: UUID, audience: str) -> Tokens:

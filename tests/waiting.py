@@ -1,0 +1,25 @@
+"""Waiting for what others bring about, with a deadline that fails the test."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE_SECONDS = 60.0
+"""As long as a busy machine may take for anything that is not itself the claim."""
+
+
+def wait_until(is_so: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS, every: float = 0.02) -> None:
+    """Return as soon as the answer is yes; other threads and processes go on meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"It did not come to that within {seconds:g} seconds."
+        time.sleep(every)
+
+
+async def until(is_so: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> None:
+    """Return as soon as the answer is yes; other tasks of this loop go on meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"It did not come to that within {seconds:g} seconds."
+        await asyncio.sleep(0.01)
