@@ -12,6 +12,7 @@ from apps.gateway.services import agreement
 from apps.gateway.services.pool import Upstreams
 from tests.fixtures.faults import FaultProxy, Mode, own_redis
 from tests.gateway.test_upstreams import ALICE, FakeUpstream, World, answer, call, crash, slow, world
+from tests.waiting import until
 
 __all__ = ["world"]
 FAILURES, OPEN_SECONDS = 3, 1.0
@@ -59,14 +60,6 @@ async def fail(held: Upstreams, server: Any, times: int = FAILURES) -> None:
     for _ in range(times):
         with pytest.raises(BackendDown):
             await call(held, server)
-
-
-async def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for something."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def state(held: Upstreams, server: Any) -> str:

@@ -15,6 +15,7 @@ from tests.gateway.agent import BOTH, LEGACY, META, MODERN, agent_of, offer
 from tests.gateway.conftest import events
 from tests.live import Live
 from tests.people import Person
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TOOLS = ("echo", "environ", "exit_now", "sleep", "ignore_sigterm", "fork_grandchild")
@@ -73,7 +74,7 @@ def test_a_server_may_have_a_process_for_each_session(live: Live, alice: Person)
     assert len(pids) == 2
 
     first.close()
-    _eventually(lambda: len(children()) == 1)
+    wait_until(lambda: len(children()) == 1)
 
 
 def test_a_process_that_ends_is_a_clean_error_and_the_next_call_has_a_new_one(
@@ -134,7 +135,7 @@ def test_an_idle_process_is_stopped_and_started_again_when_needed(
     first = pid_of(agent)
     assert len(children()) == 1
 
-    _eventually(lambda: not children())
+    wait_until(lambda: not children())
 
     assert pid_of(agent) != first
 
@@ -192,10 +193,3 @@ def test_a_sleeping_call_holds_up_no_other(live: Live, alice: Person, kid: Any) 
 
     assert sleeping.is_alive()
     sleeping.join()
-
-
-def _eventually(holds: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

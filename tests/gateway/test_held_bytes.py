@@ -3,7 +3,6 @@
 import json
 import logging
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.gateway.conftest import Evil
 from tests.gateway.sse_speaker import speaking
 from tests.live import Live
 from tests.people import Person
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow_process]
 MEBIBYTE = 1024 * 1024
@@ -155,13 +155,3 @@ class Unread:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
-
-
-def wait_until(is_so: Any) -> None:
-    """Wait for what the platform does in its own thread."""
-    moment = threading.Event()
-    for _ in range(3000):
-        if is_so():
-            return
-        moment.wait(0.01)
-    raise AssertionError("That did not happen.")

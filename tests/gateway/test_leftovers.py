@@ -4,8 +4,6 @@ import asyncio
 import gc
 import json
 import socket
-import time
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +27,7 @@ from tests.gateway.agent import BOTH, LEGACY, META, MODERN, Agent, add_tool, age
 from tests.gateway.conftest import Evil
 from tests.live import Live
 from tests.people import Person
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MAY_BE_ASKED = {META + "clientCapabilities": {"elicitation": {"form": {}}}}
@@ -37,14 +36,6 @@ FORM = {
     "method": "elicitation/create",
     "params": {"message": "Who?", "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}}},
 }
-
-
-def wait_until(is_so: Callable[[], Any]) -> None:
-    """Wait for a condition; a deadline that passes fails the test."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
 
 
 @pytest.fixture

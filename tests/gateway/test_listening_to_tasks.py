@@ -16,7 +16,6 @@ from config import mcp_held, mcp_listening
 from tests.gateway.agent import LEGACY, META, MODERN, Agent, agent_of, offer
 from tests.gateway.conftest import Evil
 from tests.gateway.test_tasks import (
-    PATIENCE_SECONDS,
     TAKES,
     WORKING,
     ask,
@@ -27,6 +26,7 @@ from tests.gateway.test_tasks import (
 )
 from tests.live import Live
 from tests.people import Person
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
@@ -144,10 +144,10 @@ def test_who_leaves_before_the_acknowledgement_is_looked_after_no_more(
 
     with socket.create_connection(("127.0.0.1", live.port)) as connection:
         connection.sendall(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
-        _until(lambda: following._followed.total() > 0)
+        wait_until(lambda: following._followed.total() > 0)
     left = time.monotonic()
 
-    _until(lambda: not following._followed and not mcp_listening._streams)
+    wait_until(lambda: not following._followed and not mcp_listening._streams)
     assert time.monotonic() - left < 10
 
 
@@ -182,7 +182,7 @@ def test_who_does_not_read_is_left_and_nothing_is_looked_at_for_them(
         evil.put("task", {**WORKING, "statusMessage": "x" * 8_000_000})
 
         until_nothing_is_followed()
-        _until(lambda: not mcp_listening._streams and _held() == 0)
+        wait_until(lambda: not mcp_listening._streams and _held() == 0)
 
 
 def test_what_is_told_of_a_task_counts_until_the_client_has_read_it(
@@ -195,11 +195,11 @@ def test_what_is_told_of_a_task_counts_until_the_client_has_read_it(
     with listening(live, agent, task_id) as said:
         assert next(said) and next(said)
         evil.put("task", {**WORKING, "statusMessage": "x" * 8_000_000})
-        _until(lambda: _held() > 7_000_000)
+        wait_until(lambda: _held() > 7_000_000)
         time.sleep(2)
         assert _held() > 7_000_000
         assert len(next(said)["params"]["statusMessage"]) == 8_000_000
-        _until(lambda: _held() == 0)
+        wait_until(lambda: _held() == 0)
     until_nothing_is_followed()
 
 
@@ -239,10 +239,3 @@ def test_an_older_client_s_task_has_an_id_that_a_header_can_carry(
 
 def _held() -> int:
     return sum(each.taken for each in list(budget._budgets.values()))
-
-
-def _until(is_so: Any) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -18,6 +18,7 @@ from tests.gateway.agent import BOTH, LEGACY, META, MODERN, add_tool, agent_of, 
 from tests.gateway.conftest import Evil, events
 from tests.live import Live
 from tests.people import Person
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NATIVE = {"platform_health", "platform_metadata", "search", "fetch"}
@@ -359,7 +360,7 @@ def test_an_upstream_session_ends_with_the_session_it_was_opened_for(live: Live,
 
     agents[0].close()
 
-    _eventually(lambda: len(evil.seen("sessions")) == 1)
+    wait_until(lambda: len(evil.seen("sessions")) == 1)
 
 
 # What an upstream can do -----------------------------------------------------------------------------------------
@@ -523,7 +524,7 @@ def test_a_dead_server_fails_fast_slows_nobody_and_comes_back(
     assert _p95(agent) <= max(1.5 * before, before + 0.02)
 
     with evil_upstream(evil.port):
-        _eventually(lambda: not agent.call("dead__echo", text="back").get("isError"), seconds=15)
+        wait_until(lambda: not agent.call("dead__echo", text="back").get("isError"), seconds=15)
 
 
 # Usage -----------------------------------------------------------------------------------------------------------
@@ -554,10 +555,3 @@ def test_every_call_leaves_one_event(live: Live, alice: Person, evil: Evil, revi
     assert first.bytes_out > 0
     assert first.latency_ms > 0
     assert first.request_id
-
-
-def _eventually(holds: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -33,6 +33,7 @@ from apps.jobs.services.work import OUT_OF_MEMORY
 from tests.fixtures.servers import free_port
 from tests.jobs import work
 from tests.jobs.nursery import Child, Nursery
+from tests.waiting import wait_until
 
 KILLS = int(os.environ.get("TEST_KILLS", "4"))
 LEASE_SECONDS = 2
@@ -44,14 +45,6 @@ ENDED = (State.COMPLETED, State.FAILED, State.CANCELLED)
 VARIABLES = {"RabbitMQ": "TEST_BROKER_URL", "Redis": "TEST_REDIS_URL"}
 
 pytestmark = [pytest.mark.slow_process, pytest.mark.django_db(transaction=True)]
-
-
-def wait_until(question: Any, seconds: float = 60.0) -> None:
-    """Return as soon as the answer is yes."""
-    deadline = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
 
 
 class Nobody:
@@ -207,7 +200,7 @@ def run_story(story: Story, stage: Stage, kill: Any) -> None:
         time.sleep(random.uniform(0, 2 * WORK_SECONDS))
         seen = running()
         worker = kill(stage, worker)
-    wait_until(lambda: worker.is_alive() and story.look(), 120)
+    wait_until(lambda: worker.is_alive() and story.look(), seconds=120)
 
 
 @pytest.mark.both

@@ -1,7 +1,5 @@
 """A real worker in this process; test_kills.py has those in processes of their own."""
 
-import time
-
 import pytest
 from celery.contrib.testing.worker import start_worker
 
@@ -9,13 +7,7 @@ from apps.jobs import services as jobs
 from apps.jobs.models import Job, State
 from config.celery import app
 from tests.jobs import work  # noqa: F401 - its tasks
-
-
-def wait_until(question, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
+from tests.waiting import wait_until
 
 
 def states(made):

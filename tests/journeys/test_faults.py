@@ -32,6 +32,7 @@ from tests.journeys.platform import Platform
 from tests.journeys.rest import signed_in
 from tests.live import Answer, Client
 from tests.people import Person
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_process
 
@@ -42,14 +43,6 @@ RECOVERY_SECONDS = float(os.environ.get("TEST_RECOVERY_SECONDS", "30"))
 """Promised are ten, on a machine that does nothing else: set TEST_RECOVERY_SECONDS to see it."""
 """docs/operations.md says ten, of a machine that has nothing else to do."""
 SMALL_DISK = "8m"
-
-
-def wait_until(question: Any, seconds: float = 120) -> None:
-    """Return as soon as the answer is yes."""
-    deadline = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
 
 
 def new_server(number: object) -> dict[str, Any]:
@@ -137,7 +130,7 @@ def callers(alice, nursery) -> Callers:
 def test_a_platform_that_is_killed_amid_requests_leaves_no_half_row(nursery, callers):
     for number in range(KILLS):
         platform = nursery.start("up", "--no-demo")
-        wait_until(lambda: ready(platform, callers.url))  # noqa: B023 - asked at once
+        wait_until(lambda: ready(platform, callers.url), seconds=120)  # noqa: B023 - asked at once
         before = len(callers.answers)
         callers.start(number)
         wait_until(lambda: len(callers.answers) > before + 5)  # noqa: B023 - asked at once
@@ -161,7 +154,7 @@ def test_a_platform_that_is_killed_amid_requests_leaves_no_half_row(nursery, cal
 def test_writers_a_long_reader_and_killed_writers_lock_nobody_out_of_sqlite(nursery, callers):
     file, organization = connection.settings_dict["NAME"], str(callers.person.organization.id)
     platform = nursery.start("up", "--no-demo")
-    wait_until(lambda: ready(platform, callers.url))
+    wait_until(lambda: ready(platform, callers.url), seconds=120)
     reader = sqlite3.connect(file)
     reader.execute("BEGIN")
     seen = reader.execute("SELECT count(*) FROM audit_entry").fetchone()
@@ -264,8 +257,8 @@ def wholly_well(client: Client) -> bool:
 
 def assert_takes_changes_again(client: Client, name: str) -> None:
     """Soon after the cause is gone a change is taken and everything is well."""
-    wait_until(lambda: client.post(SERVERS, new_server(name)).status == 201, RECOVERY_SECONDS)
-    wait_until(lambda: wholly_well(client), RECOVERY_SECONDS)
+    wait_until(lambda: client.post(SERVERS, new_server(name)).status == 201, seconds=RECOVERY_SECONDS)
+    wait_until(lambda: wholly_well(client), seconds=RECOVERY_SECONDS)
 
 
 def test_a_full_disk_refuses_changes_says_so_and_passes(boxed, developer):

@@ -18,6 +18,7 @@ from apps.registry import services
 from apps.registry.models import HealthCheck, Server
 from apps.registry.services import checks
 from tests.people import Person
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 HANGING = 7
@@ -84,13 +85,6 @@ def round_of_checks() -> threading.Thread:
     return thread
 
 
-def wait_until(question: Any, seconds: float = LONGEST_SECONDS / 2) -> None:
-    deadline = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.02)
-
-
 def test_hanging_servers_hold_one_round_and_their_share_of_it(
     alice: Person, bob: Person, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +96,9 @@ def test_hanging_servers_hold_one_round_and_their_share_of_it(
     callers = Callers(silent)
 
     first = round_of_checks()
-    wait_until(lambda: is_done("bobs") and callers.count() == checks.CHECKS_OF_ONE_ORGANIZATION)
+    wait_until(
+        lambda: is_done("bobs") and callers.count() == checks.CHECKS_OF_ONE_ORGANIZATION, seconds=LONGEST_SECONDS / 2
+    )
     register(bob, "bobs-second", "http://good.invalid/mcp")
     late = register(alice, "late", address)
     assert services.check_due_servers() == 1

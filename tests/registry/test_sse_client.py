@@ -14,6 +14,7 @@ from apps.core.errors import BackendDown, BackendError, BackendTimeout, ServiceE
 from apps.registry.backends.base import HttpRefusal
 from apps.registry.backends.sse import Sse
 from tests.registry.conftest import Evil, make_route, run
+from tests.waiting import until
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 ENDPOINT = b"event: endpoint\ndata: /messages?session=1\n\n"
@@ -98,15 +99,6 @@ def outcome(settings: Any, server: Server, *, seconds: float = 30.0, then: Calla
                 assert [task for task in asyncio.all_tasks() if "Sse." in repr(task)] == []
 
     return run(whole)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what other tasks of this loop bring about."""
-    for _ in range(1000):
-        if is_so():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("That did not happen.")
 
 
 async def echo(upstream: Sse, seconds: float = 30) -> Any:
