@@ -6,34 +6,26 @@ credentials and the request's id. Nothing of the caller travels.
 
 import asyncio
 import itertools
-import re
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from django.conf import settings
 
-from apps.core import budget, egress
+from apps.core import egress
 from apps.core.errors import BackendDown, BackendError, BackendTimeout, ServiceError, TooLarge
 from apps.registry.backends import masking, web, wire
-from apps.registry.backends.base import Hello, HttpRefusal, Listener, ServerRoute, UpstreamError
-from apps.registry.backends.hearing import Exchange, Hearing, while_open
-from apps.registry.backends.notices import LONGEST_STREAM_SECONDS, Notices
-from apps.registry.backends.sessions import VISIBLE, Place, Standing, Voice
+from apps.registry.backends.base import Hello, Listener, ServerRoute, UpstreamError
+from apps.registry.backends.hearing import Hearing, while_open
+from apps.registry.backends.notices import Notices
+from apps.registry.backends.responses import Asked, SessionOver
+from apps.registry.backends.sessions import VISIBLE, Standing, Voice
 
 FAREWELL_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
 FIRST_STREAM_SECONDS = 1.0
-MAX_REFUSAL_BYTES = 65_536
 MAX_REPLIES_AT_ONCE = 16
-# Reference servers answer 400, not the 404 of the specification, to a session that they do not know.
-_SESSION_UNKNOWN = re.compile(rb"session|not initialized", re.IGNORECASE)
-_OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
-
-
-class _SessionOver(Exception):
-    """The server has forgotten our session: it did not do what was asked."""
 
 
 class StreamableHttp:
@@ -103,7 +95,7 @@ class StreamableHttp:
         deadline, voice = _deadline(timeout_seconds), self.voice
         try:
             return await self._ask(method, params, voice, deadline, listener=listener, capabilities=capabilities)
-        except _SessionOver:
+        except SessionOver:
             pass
         except UpstreamError as error:
             if error.rpc_code != wire.UNSUPPORTED_VERSION:
@@ -113,7 +105,7 @@ class StreamableHttp:
                 await self._agree("" if voice.version == wire.MODERN else voice.version, deadline)
         try:
             return await self._ask(method, params, self.voice, deadline, listener=listener, capabilities=capabilities)
-        except _SessionOver as over:
+        except SessionOver as over:
             raise BackendError(f"{self.route.slug} forgets its sessions at once. Restart that server.") from over
 
     async def listen(self, notices: Mapping[str, Any], listener: Listener) -> None:
@@ -209,7 +201,7 @@ class StreamableHttp:
 
     async def _set_up_again(self, voice: Voice) -> None:
         for method, params in self._standing:
-            with suppress(ServiceError, _SessionOver):
+            with suppress(ServiceError, SessionOver):
                 await self._ask(method, params, voice, _deadline(self.route.timeout_seconds))
 
     # One exchange ------------------------------------------------------------------------------------------------
@@ -227,7 +219,7 @@ class StreamableHttp:
             async with egress.request(
                 "POST", self.route.url, headers=headers, body=body, timeout_seconds=_remaining(deadline), limit=limit
             ) as response:
-                message = await self.message_of(response, number, voice, exchange)
+                message = await Asked(self.route, number, voice, exchange).answer_in(response)
                 if headers_out is not None:
                     headers_out["Mcp-Session-Id"] = response.headers.get("Mcp-Session-Id", "")
         except asyncio.CancelledError:
@@ -274,95 +266,6 @@ class StreamableHttp:
                 if method == "tools/call" and (declared := self.route.param_headers.get(name)):
                     headers.update(wire.param_headers(declared, (params or {}).get("arguments")))
         return headers
-
-    async def message_of(self, response: Any, number: int, voice: Voice, exchange: Exchange | None) -> dict[str, Any]:
-        """The response to a request, out of the HTTP answer; raises HttpRefusal or BackendError where there is none."""
-        if response.status != _OK:
-            return await self._refusal(response, number, voice)
-        kind = web.media_type(response)
-        if kind == "application/json":
-            text = await egress.read_limited(response, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES)
-            message = self._answer_in(wire.decode_all(text, voice.version), number, voice, exchange, len(text))
-            if message is None:
-                raise BackendError("The server's answer has neither a result nor an error.")
-            return message
-        if kind == "text/event-stream":
-            return await self._streamed(response, number, voice, exchange)
-        raise BackendError(
-            f"{self.route.slug} answers with {kind or 'no content type'} instead of JSON."
-            " Check that the URL is that of its MCP endpoint."
-        )
-
-    @staticmethod
-    def _answer_in(
-        messages: Sequence[dict[str, Any]], number: int, voice: Voice, exchange: Exchange | None, size: int
-    ) -> dict[str, Any] | None:
-        """The answer among messages that came together; what was said before it is heard."""
-        for message in messages:
-            if wire.is_response(message):
-                wire.check_id(message, number)
-                return message
-            voice.hearing.hear(message, size, exchange=exchange)
-        return None
-
-    async def _refusal(self, response: Any, number: int, voice: Voice) -> dict[str, Any]:
-        """The JSON-RPC error of an answer other than 200; raises HttpRefusal where there is none.
-
-        Whoever refuses the very request for its parameters, or has failed over it, knows the session: it may speak of
-        sessions of its own, and what it was asked is not asked again.
-        """
-        status: int = response.status
-        if voice.session_id and status == _NOT_FOUND:
-            raise _SessionOver
-        if status >= _BAD_REQUEST and status not in web.CREDENTIALS_REFUSED:
-            with suppress(TooLarge, BackendError):
-                body = await egress.read_limited(response, limit_bytes=MAX_REFUSAL_BYTES)
-                is_unknown = voice.session_id and status == _BAD_REQUEST and _SESSION_UNKNOWN.search(body)
-                if is_unknown and not wire.is_about_the_request(body, number):
-                    raise _SessionOver
-                message = wire.decode(body)
-                if isinstance(message.get("error"), dict) and "result" not in message:
-                    return message
-        raise HttpRefusal(status, f"{self.route.slug} {web.refusal_text(status)}")
-
-    # Streams -----------------------------------------------------------------------------------------------------
-
-    async def _streamed(self, response: Any, number: int, voice: Voice, exchange: Exchange | None) -> dict[str, Any]:
-        """The answer out of an event stream; a stream that ends early is resumed where the server offers it.
-
-        The time limit of the request, which is around all this, is the one that holds.
-        """
-        place = Place()
-        message = await self._read_stream(response, number, voice, exchange, place)
-        while message is None:
-            if voice.meta is not None or not place.can_be_resumed:
-                raise BackendError(f"{self.route.slug} ended its answer without a result.")
-            await asyncio.sleep(place.retry_seconds)
-            headers = {**voice.headers, "Accept": "text/event-stream", "Last-Event-ID": place.last_id}
-            async with egress.request(
-                "GET", self.route.url, headers=headers, timeout_seconds=LONGEST_STREAM_SECONDS
-            ) as resumed:
-                if resumed.status != _OK:
-                    raise BackendError(f"{self.route.slug} ended its answer without a result.")
-                message = await self._read_stream(resumed, number, voice, exchange, place)
-        return message
-
-    async def _read_stream(
-        self, response: Any, number: int, voice: Voice, exchange: Exchange | None, place: Place
-    ) -> dict[str, Any] | None:
-        chunks, share = egress.counted(response.content.iter_any()), budget.current()
-        held = share.size if share else 0
-        async with aclosing(web.events(chunks, limit_bytes=settings.UPSTREAM_MAX_RESULT_BYTES)) as stream:
-            async for event in stream:
-                place.move(event.id, event.retry)
-                text = b"\n".join(event.data)
-                messages = wire.decode_all(text, voice.version) if text and event.kind == "message" else ()
-                answer = self._answer_in(messages, number, voice, exchange, len(text))
-                if answer is not None:
-                    return answer
-                if share is not None:
-                    share.back_to(held)
-        return None
 
     # Beside the exchange -----------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from apps.core.errors import ServiceError
 from apps.registry.backends import web, wire
 from apps.registry.backends.base import Listener, UpstreamError
 from apps.registry.backends.hearing import NOTICES_PER_SECOND, Pauses
+from apps.registry.backends.responses import Asked
 from apps.registry.backends.sessions import Place, Voice
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LISTEN = "subscriptions/listen"
-LONGEST_STREAM_SECONDS = 7 * 86_400.0
 _OK = 200
 _NOT_OFFERED = (405, 501)
 _PERHAPS_OVER = (400, 404)
@@ -78,7 +78,7 @@ class Notices:
             headers=headers,
             body=body,
             session=session,
-            timeout_seconds=LONGEST_STREAM_SECONDS,
+            timeout_seconds=web.LONGEST_STREAM_SECONDS,
         ) as response:
             self._upstream.hears.set()
             status = response.status
@@ -87,7 +87,7 @@ class Notices:
                 return True
             if voice.meta is not None:
                 try:
-                    wire.result_of(await self._upstream.message_of(response, number, voice, None))
+                    wire.result_of(await Asked(self._upstream.route, number, voice).answer_in(response))
                 except UpstreamError as error:
                     code = error.rpc_code
         if status in _NOT_OFFERED or code == wire.METHOD_NOT_FOUND:

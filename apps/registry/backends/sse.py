@@ -26,7 +26,6 @@ from apps.registry.backends.hearing import Hearing
 
 FAREWELL_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
-LONGEST_STREAM_SECONDS = 7 * 86_400.0
 MAX_REPLIES_AT_ONCE = 16
 _PORTS = {"http": 80, "https": 443}
 _OK, _BAD_REQUEST = 200, 400
@@ -231,7 +230,11 @@ class Sse:
         headers = {**self._route.headers, "Accept": "text/event-stream"}
         try:
             async with egress.request(
-                "GET", self._route.url, headers=headers, session=self._session, timeout_seconds=LONGEST_STREAM_SECONDS
+                "GET",
+                self._route.url,
+                headers=headers,
+                session=self._session,
+                timeout_seconds=web.LONGEST_STREAM_SECONDS,
             ) as response:
                 self._check_stream(response)
                 await self._read(response, endpoint)

@@ -10,6 +10,7 @@ from apps.core.errors import TooLarge
 from apps.registry.backends.lines import Lines, LongLine
 
 CREDENTIALS_REFUSED = (401, 403)
+LONGEST_STREAM_SECONDS = 7 * 86_400.0
 _ACCEPTED = 202
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NO_ENDPOINT = (404, 405)
