@@ -22,6 +22,7 @@ django.setup()
 # A worker of xdist would inherit the variable, and pytest-django would read the settings before its folder is named.
 del os.environ["DJANGO_SETTINGS_MODULE"]
 
+from tests.fixtures.lock_order import watched  # noqa: E402 - Django before what uses it
 from tests.fixtures.warm import hash_lightly  # noqa: E402 - Django before what uses it
 from tests.people import Person, make_person  # noqa: E402 - and its models
 
@@ -123,6 +124,20 @@ def _the_first_template_is_a_page_s_context() -> Iterator[None]:
     client.store_rendered_templates = lambda found, signal, sender, **told: store(found, **told)
     yield
     client.store_rendered_templates = original
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _locks_out_of_order() -> Iterator[list[str]]:
+    with watched() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _locks_are_taken_in_order(_locks_out_of_order: list[str]) -> Iterator[None]:
+    """Every test watches the order in which the transactions of this process hold rows."""
+    _locks_out_of_order.clear()
+    yield
+    assert not _locks_out_of_order, "\n".join(_locks_out_of_order)
 
 
 @pytest.fixture(autouse=True)

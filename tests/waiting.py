@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django.db import connection
+
 PATIENCE_SECONDS = 60.0
 """As long as a busy machine may take for anything that is not itself the claim."""
 
@@ -23,3 +25,18 @@ async def until(is_so: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) 
     while not is_so():
         assert time.monotonic() < deadline, f"It did not come to that within {seconds:g} seconds."
         await asyncio.sleep(0.01)
+
+
+def and_disconnect(ask: Callable[[], Any]) -> Any:
+    """What a thread of its own asks, whose connection to the database nobody else would close."""
+    try:
+        return ask()
+    finally:
+        connection.close()
+
+
+def somebody_waits_for_a_row() -> bool:
+    """Whether a transaction waits for one that holds a row; on PostgreSQL alone."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+        return cursor.fetchone() is not None

@@ -14,6 +14,7 @@ from apps.auth.models import plain_email
 from apps.core.actor import Actor
 from apps.core.errors import ConfirmationNeeded, InvalidInput, NotFound, ServiceError
 from apps.core.schemas import Page, PageQuery
+from apps.gateway import services as gateway
 from apps.registry import services as registry
 from apps.registry.schemas import ServerFilters, ServerIn
 from config.transfer.bundles import BundleImporter
@@ -52,11 +53,24 @@ def import_document(actor: Actor, document: Document, *, digest: str) -> Plan:
 def _carry_out(actor: Actor, document: Document) -> Plan:
     if actor.organization_id is None:
         raise InvalidInput("A configuration belongs to an organisation. Choose one in the menu first.")
+    _hold_what_may_change(actor, document)
     importer = _Importer(actor, actor.organization_id)
     # One after the other, so that what an earlier line made is there for a later one.
     lines = [importer.line(item) for item in document.items]
     said = json.dumps([[line.kind, line.name, line.outcome, line.fields, line.notes, line.why] for line in lines])
     return Plan(lines, hashlib.sha256(said.encode()).hexdigest())
+
+
+def _hold_what_may_change(actor: Actor, document: Document) -> None:
+    """All of it before the first change holds the journal's chain, in the order in which everybody holds them."""
+    named: dict[str, set[str]] = {"bundle": set(), "server": set()}
+    for item in document.items:
+        if item.kind in named:
+            named[item.kind].add(str(item.given.get("slug")))
+        elif item.kind == "capability":
+            named["server"].add(item.server)
+    gateway.hold_bundles(actor, slugs=named["bundle"])
+    registry.hold_servers(actor, slugs=named["server"])
 
 
 class _Importer:

@@ -25,7 +25,7 @@ from apps.core.errors import RateLimited
 from tests.auth.forge import ME, client, knock, opens_mcp, refused, sign_in
 from tests.factories.auth import RefreshTokenFactory
 from tests.people import PASSWORD, Person, make_person
-from tests.waiting import wait_until
+from tests.waiting import and_disconnect, somebody_waits_for_a_row, wait_until
 
 LOGIN = "/api/v1/auth/login"
 REFRESH = "/api/v1/auth/refresh"
@@ -413,15 +413,15 @@ def test_who_waited_in_vain_for_a_token_keeps_nothing_when_the_chain_is_asked_fo
         return rows.select_for_update(skip_locked=True).exists()
 
     def look_and_hold(organization_id: Any) -> None:
-        were_free.append(pool.submit(_and_disconnect, is_free).result())
+        were_free.append(pool.submit(and_disconnect, is_free).result())
         hold_chain(organization_id)
 
     monkeypatch.setattr(audit, "hold_chain", look_and_hold)
     with ThreadPoolExecutor(2) as pool:
         with transaction.atomic():
             rows.update(spent_at=timezone.now())
-            late = pool.submit(_and_disconnect, lambda: exchange(given.refresh))
-            wait_until(_somebody_waits_for_a_row)
+            late = pool.submit(and_disconnect, lambda: exchange(given.refresh))
+            wait_until(somebody_waits_for_a_row)
         assert refused(late.result())
 
     assert were_free == [True]
@@ -435,7 +435,7 @@ def test_a_logout_also_ends_the_pair_that_is_being_given_out(alice: Person, monk
 
     def issue_when_the_logout_waits(*arguments: Any, **named: Any) -> services.Tokens:
         pair = issue(*arguments, **named)
-        leaving.append(pool.submit(_and_disconnect, lambda: leave(given.refresh)))
+        leaving.append(pool.submit(and_disconnect, lambda: leave(given.refresh)))
         time.sleep(0.3)  # a logout that ends now is one that waited for nothing
         return pair
 
@@ -473,19 +473,6 @@ def test_an_expired_row_is_not_exchanged(alice: Person) -> None:
 
 
 # A14: what ends tokens --------------------------------------------------------------------------------------------
-
-
-def _and_disconnect(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    finally:
-        connection.close()
-
-
-def _somebody_waits_for_a_row() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
-        return cursor.fetchone() is not None
 
 
 def _log_out(person: Person, pair: services.Tokens, root: Person) -> None:

@@ -79,8 +79,8 @@ def withdraw_invitation(actor: Actor, *, organization_id: UUID, invitation_id: U
     if invitation is None:
         raise NotFound("There is no such invitation.")
     with transaction.atomic():
+        Invitation.objects.filter(pk=invitation.pk).delete()  # before the journal's chain, like whoever makes another
         audit.record(actor, "invitation.withdrawn", invitation)
-        invitation.delete()
 
 
 def accept_invitation(*, token: str, password: str, name: str = "", address: str = "") -> Membership:
@@ -94,9 +94,9 @@ def accept_invitation(*, token: str, password: str, name: str = "", address: str
     known = User.objects.filter(email=invitation.email).exists()
     user = verify_password(email=invitation.email, password=password, address=address) if known else None
     with transaction.atomic():
-        guest = user or make_user(_stranger(invitation, address), email=invitation.email, password=password, name=name)
         if not Invitation.objects.filter(pk=invitation.pk).delete()[0]:
             raise NotFound(_ENDED)
+        guest = user or make_user(_stranger(invitation, address), email=invitation.email, password=password, name=name)
         actor = user_actor(guest, invitation.organization, invitation.role, surface="rest", address=address)
         return join(actor, invitation.organization, guest, invitation.role)
 

@@ -57,7 +57,7 @@ def set_password(actor: Actor, *, user_id: UUID, password: str) -> User:
     with transaction.atomic():
         user.store(update_fields=["password", "updated_at"])
         forgive(key_of_codes(user.pk))  # whoever guessed codes knew the old password
-        end_everything(user)
+        end_everything(actor, user)
         audit.record(actor, "user.password_changed", user)
     return user
 
@@ -88,17 +88,22 @@ def _switch(actor: Actor, user_id: UUID, *, is_active: bool) -> User:
     with transaction.atomic():
         user.is_active = is_active
         user.store(update_fields=["is_active", "updated_at"])
-        end_everything(user)
+        end_everything(actor, user)
         told = {"is_active": {"from": not is_active, "to": is_active}}
         audit.record(actor, "user.activated" if is_active else "user.deactivated", user, details={"changes": told})
     return user
 
 
-def end_everything(user: User) -> None:
-    """End every session of the user, in the control room too, in the caller's transaction."""
+def end_everything(actor: Actor, user: User) -> None:
+    """End every session of the user, in the control room too, in the caller's transaction.
+
+    Of whoever holds more than one chain of the journal, only one goes on: the platform's comes before the others. That
+    of the actor, who is going to be recorded, is held before the tokens too.
+    """
     User.objects.filter(pk=user.pk).update(token_epoch=F("token_epoch") + 1)
     user.refresh_from_db(fields=["token_epoch"])
-    # The journals' chains before the tokens, and in one order for everybody, so that nobody waits in a circle.
+    audit.hold_chain(None)
+    audit.hold_chain(actor.organization_id)
     mine = Membership.objects.filter(user=user).order_by("organization_id")
     for organization_id in mine.values_list("organization_id", flat=True):
         raise_revision(organization_id)

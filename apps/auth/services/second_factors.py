@@ -178,11 +178,11 @@ def confirm_second_factor(actor: Actor, *, code: str) -> list[str]:
         raise RateLimited("Too many wrong codes. Wait, then try again.", details={"retry_after": locked})
     with transaction.atomic():
         _hold(user)
-        end_everything(user)
         if not _use_time_code(factor, code):
             raise InvalidInput.for_field("code", WRONG)
         SecondFactor.objects.filter(pk=factor.pk).update(confirmed_at=timezone.now())
         codes = _new_recovery_codes(factor)
+        end_everything(actor, user)
         audit.record(actor, "second_factor.added", f"user:{user.email}")
     forgive(key)
     return codes
@@ -196,8 +196,9 @@ def renew_recovery_codes(actor: Actor) -> list[str]:
     if factor is None:
         raise NotFound("There is no second factor to recover.")
     with transaction.atomic():
+        codes = _new_recovery_codes(factor)
         audit.record(actor, "second_factor.codes_renewed", f"user:{user.email}")
-        return _new_recovery_codes(factor)
+    return codes
 
 
 def remove_second_factor(actor: Actor, *, user_id: UUID) -> User:
@@ -211,7 +212,7 @@ def remove_second_factor(actor: Actor, *, user_id: UUID) -> User:
         if not has_second_factor(user):
             raise NotFound("This account has no second factor.")
         _discard(actor, user)
-        end_everything(user)
+        end_everything(actor, user)
         audit.record(actor, "second_factor.removed", f"user:{user.email}")
     forgive(key_of_codes(user.pk))
     return user

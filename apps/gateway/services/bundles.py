@@ -303,6 +303,12 @@ def _check_fields(given: dict[str, Any]) -> None:
         raise InvalidInput.for_field(unknown[0], "This cannot be set.")
 
 
+def hold_bundles(actor: Actor, *, slugs: Collection[str]) -> None:
+    """Hold some of the organisation's bundles, for a caller that changes several in one transaction."""
+    found = Bundle.objects.for_org(actor.organization_id).filter(slug__in=slugs)
+    list(found.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+
+
 def _locked(bundle_id: UUID) -> Bundle:
     # allowed: the actor has just been given it
     bundle: Bundle | None = Bundle.objects.select_for_update(no_key=True).filter(pk=bundle_id).first()

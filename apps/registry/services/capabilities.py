@@ -18,7 +18,7 @@ from apps.registry.models import Capability, CapabilityKind
 from apps.registry.schemas import CapabilityFilters
 from apps.registry.services.definitions import changes_between
 from apps.registry.services.names import public_names
-from apps.registry.services.servers import get_server
+from apps.registry.services.servers import get_server, hold_server
 
 _CHANGEABLE = frozenset({
     "is_enabled", "alias", "description_override", "tags", "risk", "required_scopes", "rate_limit_per_minute",
@@ -84,9 +84,10 @@ def approve_capability(actor: Actor, *, capability_id: UUID, digest: str = "") -
 
     With the digest of the definition that was looked at, raises Conflict when it has changed meanwhile.
     """
-    get_capability(actor, capability_id=capability_id)
+    shown = get_capability(actor, capability_id=capability_id)
     actor.require("server.approve")
     with transaction.atomic():
+        hold_server(shown.server)
         # allowed: the actor has just been shown it
         capability: Capability = Capability.objects.select_for_update(no_key=True).get(pk=capability_id)
         if digest and digest != capability.digest:
@@ -118,6 +119,7 @@ def update_capability(actor: Actor, *, capability_id: UUID, **changes: Any) -> C
     for field, value in changes.items():
         setattr(capability, field, value)
     with transaction.atomic():
+        hold_server(capability.server)
         if "alias" in changes:
             _check_alias(capability)
             capability.public_name = capability.alias or _own_name(capability)

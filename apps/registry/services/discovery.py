@@ -156,9 +156,9 @@ def _keep(actor: Actor, before: Server, reading: Reading, seconds: float) -> dic
             organization_id=server.organization_id, server=server, job_id=jobs.current_job_id(),
             duration_ms=seconds * 1000, **result,
         ).store()  # fmt: skip
+        jobs.settle(result)  # before the journal's chain, like whoever cancels the job
         _journal(actor, server, outcome)
         auth.raise_revision(server.organization_id)
-        jobs.settle(result)
     return result
 
 

@@ -1,5 +1,6 @@
 """Registering servers, changing them, and deciding whether agents may use them."""
 
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -27,6 +28,7 @@ _CHANGEABLE = frozenset({
 _FIXED = frozenset({"slug", "transport"})
 _NAMES_ONLY = frozenset({"env"})
 _REACHED_BY = ("url", "command", "env")
+_NO_SERVER = "There is no such server."
 _LEARNT = ("approved_at", "approved_by", "protocol_version", "checked_at", "check_due_at")
 
 
@@ -81,7 +83,11 @@ def update_server(actor: Actor, *, server_id: UUID, **changes: Any) -> Server:
     Another host also destroys the credentials, which were given for the old one. A stdio server is changed by a
     platform admin only. The slug and the transport never change.
     """
-    server = get_server(actor, server_id=server_id)
+    with transaction.atomic():
+        return _update(actor, hold_server(get_server(actor, server_id=server_id)), changes)
+
+
+def _update(actor: Actor, server: Server, changes: dict[str, Any]) -> Server:
     actor.require("server.write")
     if server.transport == Transport.STDIO:
         actor.require_platform_admin()
@@ -100,16 +106,15 @@ def update_server(actor: Actor, *, server_id: UUID, **changes: Any) -> Server:
     if "check_interval_seconds" in changes:
         server.check_due_at = timezone.now()
         touched.add("check_due_at")
-    with transaction.atomic():
-        if any(field in changes for field in _REACHED_BY):
-            _become_unknown(actor, server)
-            touched.update(_LEARNT)
-        server.store(update_fields=touched)
-        if _origin(old_url) != _origin(server.url):
-            _destroy_credentials(actor, server)
-        said = {"fields": sorted(changes), **_reach(server), "changes": told}
-        audit.record(actor, "server.updated", server, details=said)
-        auth.raise_revision(server.organization_id)
+    if any(field in changes for field in _REACHED_BY):
+        _become_unknown(actor, server)
+        touched.update(_LEARNT)
+    server.store(update_fields=touched)
+    if _origin(old_url) != _origin(server.url):
+        _destroy_credentials(actor, server)
+    said = {"fields": sorted(changes), **_reach(server), "changes": told}
+    audit.record(actor, "server.updated", server, details=said)
+    auth.raise_revision(server.organization_id)
     return server
 
 
@@ -155,7 +160,7 @@ def approve_server(actor: Actor, *, server_id: UUID) -> Server:
     if server.transport == Transport.STDIO:
         actor.require_confirmed()
     with transaction.atomic():
-        server = _locked(server)
+        server = hold_server(server)
         waiting = [row for row in Capability.objects.present().filter(server=server) if not row.is_approved]
         if server.is_approved and not waiting:
             return server
@@ -213,14 +218,23 @@ def _switch(actor: Actor, server_id: UUID, *, is_enabled: bool) -> Server:
     return server
 
 
-def _locked(server: Server) -> Server:
-    """The row as it is now, held until the transaction ends.
+def hold_server(server: Server) -> Server:
+    """The row as it is now, held until the caller's transaction ends; raises NotFound where it was deleted meanwhile.
 
-    Rows that refer to it can still be made (`no_key`): whoever makes one holds the journal, for which we may wait.
+    It is held before anything of the server is changed, and before the journal's chain. Rows that refer to it can still
+    be made (`no_key`): whoever makes one holds the chain, for which we may wait.
     """
     # allowed: the row that the actor has been given, held
-    locked: Server = Server.objects.select_for_update(no_key=True).get(pk=server.pk)
-    return locked
+    held: Server | None = Server.objects.select_for_update(no_key=True).present().filter(pk=server.pk).first()
+    if held is None:
+        raise NotFound(_NO_SERVER)
+    return held
+
+
+def hold_servers(actor: Actor, *, slugs: Collection[str]) -> None:
+    """Hold some of the organisation's servers, for a caller that changes several in one transaction."""
+    found = Server.objects.for_org(actor.organization_id).present().filter(slug__in=slugs)
+    list(found.select_for_update(no_key=True).order_by("pk").values_list("pk"))
 
 
 def _matching(rows: ServerQuerySet, filters: ServerFilters) -> ServerQuerySet:
@@ -239,7 +253,7 @@ def _find(actor: Actor, server_id: UUID) -> Server:
     found = Server.objects.for_org(actor.organization_id).present()
     server: Server | None = found.filter(pk=server_id).first()
     if server is None:
-        raise NotFound("There is no such server.")
+        raise NotFound(_NO_SERVER)
     return server
 
 
@@ -296,7 +310,7 @@ def _become_unknown(actor: Actor, server: Server) -> None:
 def _destroy_credentials(actor: Actor, server: Server) -> None:
     from apps.registry.services.credentials import destroy
 
-    for credential in Credential.objects.filter(server=server).select_related("server"):
+    for credential in Credential.objects.filter(server=server).select_related("server").order_by("secret_id"):
         destroy(actor, credential)
 
 

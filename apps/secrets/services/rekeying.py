@@ -57,6 +57,7 @@ def _reseal(actor: Actor, rows: list[Secret]) -> Batch:
         except BackendError:
             unreadable.append(secret)
     with transaction.atomic():
+        audit.hold_chain(actor.organization_id)  # before the secrets, like whoever takes a second factor away
         changed = sum(
             Secret.objects.filter(pk=secret.pk, value=secret.value).update(value=value) for secret, value in fresh
         )
