@@ -35,8 +35,12 @@ def and_disconnect(ask: Callable[[], Any]) -> Any:
         connection.close()
 
 
-def somebody_waits_for_a_row() -> bool:
-    """Whether a transaction waits for one that holds a row; on PostgreSQL alone."""
+def count_waiting_for_rows() -> int:
+    """How many transactions of this database wait for one that holds a row; on PostgreSQL alone."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
-        return cursor.fetchone() is not None
+        cursor.execute(
+            "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'tuple')"
+            " AND pid IN (SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+            " WHERE d.datname = current_database())"
+        )
+        return int(cursor.fetchone()[0])

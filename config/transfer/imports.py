@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -53,7 +53,7 @@ def import_document(actor: Actor, document: Document, *, digest: str) -> Plan:
 def _carry_out(actor: Actor, document: Document) -> Plan:
     if actor.organization_id is None:
         raise InvalidInput("A configuration belongs to an organisation. Choose one in the menu first.")
-    _hold_what_may_change(actor, document)
+    _hold_what_changes(actor, actor.organization_id, document)
     importer = _Importer(actor, actor.organization_id)
     # One after the other, so that what an earlier line made is there for a later one.
     lines = [importer.line(item) for item in document.items]
@@ -61,16 +61,14 @@ def _carry_out(actor: Actor, document: Document) -> Plan:
     return Plan(lines, hashlib.sha256(said.encode()).hexdigest())
 
 
-def _hold_what_may_change(actor: Actor, document: Document) -> None:
-    """All of it before the first change holds the journal's chain, in the order in which everybody holds them."""
-    named: dict[str, set[str]] = {"bundle": set(), "server": set()}
-    for item in document.items:
-        if item.kind in named:
-            named[item.kind].add(str(item.given.get("slug")))
-        elif item.kind == "capability":
-            named["server"].add(item.server)
-    gateway.hold_bundles(actor, slugs=named["bundle"])
-    registry.hold_servers(actor, slugs=named["server"])
+def _hold_what_changes(actor: Actor, here: UUID, document: Document) -> None:
+    """All of it before the first change holds the journal's chain, in the order in which everybody holds them.
+
+    Of the servers only those that the file differs from: their health checks wait meanwhile.
+    """
+    items = [item for item in document.items if not item.why]
+    gateway.hold_bundles(actor, slugs={str(item.given["slug"]) for item in items if item.kind == "bundle"})
+    registry.hold_servers(actor, slugs=_Importer(actor, here).servers_to_change(items))
 
 
 class _Importer:
@@ -122,6 +120,18 @@ class _Importer:
             raise InvalidInput("The file names this twice. Only the first is taken.")
         self._seen.add((item.kind, *map(str, key)))
 
+    def servers_to_change(self, items: Iterable[Item]) -> set[str]:
+        """The servers that differ from what the file says, themselves or in what they offer."""
+        return {item.server or item.given["slug"] for item in items if self._differs(item)}
+
+    def _differs(self, item: Item) -> bool:
+        if item.kind == "server" and item.given["slug"] in self._servers:
+            return bool(self._changes_of(item, self._servers[item.given["slug"]]))
+        if item.kind == "capability" and item.server in self._servers:
+            found = self._offered_by(item.server).get((item.given["kind"], item.given["name"]))
+            return found is not None and bool(audit.what_changes(found, _decided(item)))
+        return False
+
     # Servers
 
     def _server(self, item: Item) -> Line:
@@ -140,12 +150,8 @@ class _Importer:
         return Line("server", item.name, "make", _told(item.given, skip={"missing"}), tuple(notes))
 
     def _change_server(self, item: Item, server: Any) -> Line:
-        given = {
-            name: value for name, value in item.given.items()
-            if name not in _OF_ITS_OWN and (value is not None or name in _CAN_BE_EMPTY)
-        }  # fmt: skip
-        switch = item.given.get("is_enabled", server.is_enabled)
-        fields = audit.what_changes(server, {**given, "is_enabled": switch})
+        given, switch = _given_of_server(item), item.given.get("is_enabled", server.is_enabled)
+        fields = self._changes_of(item, server)
         if not fields:
             return Line("server", item.name, "leave", notes=_missing(item))
         notes = self._notes_on(server, fields)
@@ -154,6 +160,10 @@ class _Importer:
             turn = registry.enable_server if switch else registry.disable_server
             turn(self.actor, server_id=server.pk)
         return Line("server", item.name, "change", _open(fields), notes)
+
+    def _changes_of(self, item: Item, server: Any) -> dict[str, dict[str, Any]]:
+        switch = item.given.get("is_enabled", server.is_enabled)
+        return audit.what_changes(server, {**_given_of_server(item), "is_enabled": switch})
 
     def _notes_on(self, server: Any, fields: Mapping[str, Any]) -> tuple[str, ...]:
         notes = []
@@ -171,7 +181,7 @@ class _Importer:
         if found is None:
             why = "The server does not offer this yet. Discover it, then import this file again."
             return Line("capability", name, "refuse", why=why)
-        given = {field: value for field, value in item.given.items() if field not in ("kind", "name")}
+        given = _decided(item)
         fields = audit.what_changes(found, given)
         if not fields:
             return Line("capability", name, "leave")
@@ -207,6 +217,19 @@ class _Importer:
 
 
 _NOT_HERE = "This person is no member here. Invite them under Invitations: the link is shown once."
+
+
+def _given_of_server(item: Item) -> dict[str, Any]:
+    """What a file says of a server that is there, without what is no field of it."""
+    return {
+        name: value for name, value in item.given.items()
+        if name not in _OF_ITS_OWN and (value is not None or name in _CAN_BE_EMPTY)
+    }  # fmt: skip
+
+
+def _decided(item: Item) -> dict[str, Any]:
+    """What a file says that staff have decided of a capability."""
+    return {field: value for field, value in item.given.items() if field not in ("kind", "name")}
 
 
 def _told(given: Mapping[str, Any], *, skip: set[str]) -> dict[str, dict[str, Any]]:

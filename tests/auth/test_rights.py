@@ -160,7 +160,8 @@ def test_memory_is_bounded_and_holds_no_credential(dora: Person) -> None:
     small = ActorMemory(limit=3)
 
     for number in range(10):
-        small.keep((hashlib.sha256(bytes([number])).digest(), "a", ""), dora.actor, until=float("inf"))
+        key = (hashlib.sha256(bytes([number])).digest(), "a", "")
+        small.keep(key, dora.actor, until=float("inf"), clearings=small.clearings)
 
     assert len(small) == 3
     assert small.recall((hashlib.sha256(bytes([9])).digest(), "a", "")) is dora.actor

@@ -25,7 +25,7 @@ from apps.core.errors import RateLimited
 from tests.auth.forge import ME, client, knock, opens_mcp, refused, sign_in
 from tests.factories.auth import RefreshTokenFactory
 from tests.people import PASSWORD, Person, make_person
-from tests.waiting import and_disconnect, somebody_waits_for_a_row, wait_until
+from tests.waiting import and_disconnect, count_waiting_for_rows, wait_until
 
 LOGIN = "/api/v1/auth/login"
 REFRESH = "/api/v1/auth/refresh"
@@ -398,7 +398,7 @@ def test_of_two_exchanges_at_once_one_wins_and_the_family_ends(alice: Person) ->
     assert not RefreshToken.objects.alive().exists()
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite lets one transaction write at a time")
+@pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)
 def test_who_waited_in_vain_for_a_token_keeps_nothing_when_the_chain_is_asked_for(
     alice: Person, monkeypatch: pytest.MonkeyPatch
@@ -421,13 +421,14 @@ def test_who_waited_in_vain_for_a_token_keeps_nothing_when_the_chain_is_asked_fo
         with transaction.atomic():
             rows.update(spent_at=timezone.now())
             late = pool.submit(and_disconnect, lambda: exchange(given.refresh))
-            wait_until(somebody_waits_for_a_row)
+            wait_until(count_waiting_for_rows)
         assert refused(late.result())
 
     assert were_free == [True]
     assert not rows.alive().exists()
 
 
+@pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)
 def test_a_logout_also_ends_the_pair_that_is_being_given_out(alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     given = sign_in(alice)
@@ -436,7 +437,7 @@ def test_a_logout_also_ends_the_pair_that_is_being_given_out(alice: Person, monk
     def issue_when_the_logout_waits(*arguments: Any, **named: Any) -> services.Tokens:
         pair = issue(*arguments, **named)
         leaving.append(pool.submit(and_disconnect, lambda: leave(given.refresh)))
-        time.sleep(0.3)  # a logout that ends now is one that waited for nothing
+        wait_until(count_waiting_for_rows)
         return pair
 
     monkeypatch.setattr(sessions, "_issue", issue_when_the_logout_waits)

@@ -327,8 +327,8 @@ def test_a_revoked_key_ends_the_stream(live: Live, alice: Person, evil: Evil) ->
 
         auth.revoke_key(alice.actor, key_id=made.key.id)
 
-        # The connection is closed in the middle of the stream, long before the call would have ended.
-        assert list(client.messages()) == []
+        # The connection is closed long before the call would have ended; perhaps the call is refused a moment before.
+        assert [said["error"]["data"]["code"] for said in client.messages()] in ([], ["NOT_AUTHENTICATED"])
         eventually(lambda: evil.seen("cancelled") == {"hang": 1})
 
 

@@ -166,24 +166,9 @@ def test_another_name_leaves_the_approval(dora: Person, adam: Person) -> None:
     assert (changed.name, changed.tags) == ("Sky", ["a"])
 
 
-def test_an_approval_taken_back_meanwhile_does_not_come_back_with_a_new_name(
-    dora: Person, adam: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_credential_does_not_follow_the_server_to_another_host(dora: Person, adam: Person) -> None:
     server = register(dora)
     services.approve_server(adam.actor, server_id=server.id)
-    monkeypatch.setattr(
-        "apps.registry.services.servers._check_tags",
-        lambda tags: services.revoke_approval(adam.actor, server_id=server.id),
-    )
-
-    services.update_server(dora.actor, server_id=server.id, name="Sky")
-
-    server.refresh_from_db()
-    assert (server.name, server.is_approved) == ("Sky", False)
-
-
-def test_a_credential_does_not_follow_the_server_to_another_host(dora: Person) -> None:
-    server = register(dora)
     services.add_credential(dora.actor, server_id=server.id, kind="bearer", secret="s3cret-token")
 
     services.update_server(dora.actor, server_id=server.id, url="https://weather.example/other")
@@ -191,6 +176,16 @@ def test_a_credential_does_not_follow_the_server_to_another_host(dora: Person) -
     services.update_server(dora.actor, server_id=server.id, url="https://evil.example/mcp")
 
     assert services.server_route(server.id).headers == {}
+    assert not Secret.objects.exists()
+
+
+def test_the_credential_of_a_deleted_server_can_be_destroyed(dora: Person) -> None:
+    server = register(dora)
+    credential = services.add_credential(dora.actor, server_id=server.id, kind="bearer", secret="s3cret-token")
+    services.delete_server(dora.actor, server_id=server.id)
+
+    services.remove_credential(dora.actor, credential_id=credential.id)
+
     assert not Secret.objects.exists()
 
 

@@ -141,6 +141,44 @@ def test_a_capability_that_changed_while_one_read_it_is_not_approved(alice):
     assert not capability.is_approved
 
 
+@pytest.mark.parametrize("changes", [
+    {"url": "https://elsewhere.example/mcp"}, {"discovered_at": timezone.now()},
+])  # fmt: skip
+def test_a_server_that_changed_while_one_looked_at_it_is_not_approved(alice, changes):
+    server = ServerFactory(organization=alice.organization)
+    CapabilityFactory(server=server)
+    client = enter(alice)
+    seen = re.search(r'name="seen" value="(\w{64})"', client.get(page_url(server)).text)[1]
+
+    Server.objects.filter(pk=server.pk).update(**changes)
+    answer = do(client, server, "approve", seen=seen)
+
+    server.refresh_from_db()
+    assert "has changed since you looked at it" in answer
+    assert not server.is_approved
+
+    do(client, server, "approve", seen=re.search(r'name="seen" value="(\w{64})"', client.get(page_url(server)).text)[1])
+    server.refresh_from_db()
+    assert server.is_approved
+
+
+def test_what_waits_is_not_approved_where_more_has_come_since_one_looked(alice):
+    server = ServerFactory(organization=alice.organization, approved_at=timezone.now(), discovered_at=timezone.now())
+    capability = CapabilityFactory(server=server)
+    client = enter(alice)
+    asked = re.search(
+        rf'href="({deed_url(server, "approve_waiting")}\?seen=\w{{64}})"', client.get(page_url(server)).text
+    )[1]
+    seen = re.search(r'name="seen" value="(\w{64})"', client.get(asked).text)[1]
+
+    Server.objects.filter(pk=server.pk).update(discovered_at=timezone.now())
+    answer = do(client, server, "approve_waiting", seen=seen)
+
+    capability.refresh_from_db()
+    assert "has changed since you looked at it" in answer
+    assert not capability.is_approved
+
+
 def test_staff_decide_about_a_capability(alice):
     capability = CapabilityFactory(server=ServerFactory(organization=alice.organization))
     client = enter(alice)

@@ -214,6 +214,23 @@ def test_days_are_rebuilt_while_calls_go_on_and_none_is_lost_or_counted_twice(al
         assert usage.look_back(alice.organization.id, span=span).total.calls == UsageEvent.objects.count() == 120
 
 
+def test_what_is_written_while_events_and_sums_are_compared_is_no_fault(alice):
+    note(alice, 3)
+    usage.flush()
+
+    def write_another_after(execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if sql.lstrip("(").startswith("SELECT") and UsageEvent._meta.db_table in sql:
+            with connection.execute_wrapper(lambda run, *statement: run(*statement)):
+                UsageEvent.objects.bulk_create(events_of(alice, 1, seed=2))
+        return result
+
+    before = contents()
+    with connection.execute_wrapper(write_another_after):
+        assert rollups.reconcile() == []
+    assert contents() == before
+
+
 @pytest.mark.postgres_only
 @pytest.mark.django_db(transaction=True)
 def test_whoever_writes_while_a_day_is_rebuilt_waits_until_it_is_done(alice, monkeypatch):

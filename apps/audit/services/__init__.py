@@ -2,7 +2,7 @@
 
 from apps.audit.services.chain import Break, chains, verify
 from apps.audit.services.changes import made_with, what_changes
-from apps.audit.services.entries import entries_about, hold_chain, list_entries, record
+from apps.audit.services.entries import entries_about, hold_chain, hold_chains, list_entries, record
 from apps.audit.services.guard import drop_guard, guard_sql, make_guard
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "entries_about",
     "guard_sql",
     "hold_chain",
+    "hold_chains",
     "list_entries",
     "made_with",
     "make_guard",

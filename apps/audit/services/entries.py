@@ -1,7 +1,7 @@
 """Writing to the journal and reading from it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 from uuid import UUID
 
@@ -71,7 +71,13 @@ def hold_chain(organization_id: UUID | None) -> None:
     Whoever is about to lock a row that many writers share, and may record something afterwards, holds the chain first:
     all take both in the same order, and none waits for another in a circle.
     """
-    _lock_head(organization_id or PLATFORM_CHAIN)
+    hold_chains([organization_id])
+
+
+def hold_chains(organization_ids: Iterable[UUID | None]) -> None:
+    """Lock the heads of several chains, in one order for everybody: that of the platform comes first."""
+    for chain_id in sorted({each or PLATFORM_CHAIN for each in organization_ids}):
+        _lock_head(chain_id)
 
 
 def list_entries(actor: Actor, *, filters: LogFilters, page: PageQuery) -> Page:

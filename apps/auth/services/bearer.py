@@ -48,14 +48,14 @@ def actor_from_bearer(
     found = known_actor(credential, surface=surface, audience=audience, address=address, organization=organization)
     if found:
         return found
-    began = time.monotonic()
+    began, clearings = time.monotonic(), memory.clearings
     if credential.startswith(KEY_PREFIX):
         actor, expires_at = _of_key(credential, surface, organization, address)
     else:
         actor, expires_at = _of_token(read_access_token(credential, audience=audience), surface, organization)
     until = began + min(FRESH_SECONDS, _seconds_until(expires_at))
     actor = _seen_at(actor, surface, address)
-    memory.keep(memory_key(credential, audience, organization, address), actor, until=until)
+    memory.keep(memory_key(credential, audience, organization, address), actor, until=until, clearings=clearings)
     return actor
 
 

@@ -79,7 +79,9 @@ def withdraw_invitation(actor: Actor, *, organization_id: UUID, invitation_id: U
     if invitation is None:
         raise NotFound("There is no such invitation.")
     with transaction.atomic():
-        Invitation.objects.filter(pk=invitation.pk).delete()  # before the journal's chain, like whoever makes another
+        # Before the journal's chain, like whoever makes another or accepts this one.
+        if not Invitation.objects.filter(pk=invitation.pk).delete()[0]:
+            raise NotFound("There is no such invitation.")
         audit.record(actor, "invitation.withdrawn", invitation)
 
 
@@ -95,6 +97,9 @@ def accept_invitation(*, token: str, password: str, name: str = "", address: str
     user = verify_password(email=invitation.email, password=password, address=address) if known else None
     with transaction.atomic():
         if not Invitation.objects.filter(pk=invitation.pk).delete()[0]:
+            raise NotFound(_ENDED)
+        audit.hold_chain(invitation.organization_id)  # like whoever takes a right away: nobody does from here on
+        if not _may_still_invite(invitation):
             raise NotFound(_ENDED)
         guest = user or make_user(_stranger(invitation, address), email=invitation.email, password=password, name=name)
         actor = user_actor(guest, invitation.organization, invitation.role, surface="rest", address=address)

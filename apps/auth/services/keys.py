@@ -139,6 +139,9 @@ def _store(actor: Actor, *, user: User, **fields: Any) -> NewKey:
     made = audit.made_with(key, ("name", "scopes", "allowed_addresses", "expires_at"))
     said = {"scopes": key.scopes, "allowed_addresses": key.allowed_addresses, "owner": str(user), "changes": made}
     with transaction.atomic():
+        audit.hold_chain(key.organization_id)  # like whoever removes a member, and revokes their keys
+        if not Membership.objects.for_org(key.organization_id).filter(user=user).exists():
+            raise NotFound("There is no such member.")
         key.store()
         audit.record(actor, "key.created", key, details=said)
     return NewKey(key, f"gate_{lookup}_{secret}{_checksum(lookup, secret)}")
@@ -147,9 +150,11 @@ def _store(actor: Actor, *, user: User, **fields: Any) -> NewKey:
 def _require_addresses(actor: Actor, networks: list[str]) -> None:
     """A key that is bound to addresses gives away nothing that works elsewhere."""
     # allowed: the very key that asks
-    maker = ApiKey.objects.filter(pk=actor.key_id).first() if actor.key_id else None
+    maker = ApiKey.objects.usable(timezone.now()).filter(pk=actor.key_id).first() if actor.key_id else None
     if maker:
         check_within(networks, maker.allowed_addresses)
+    elif actor.key_id:
+        raise NotAuthenticated
 
 
 def list_keys(actor: Actor, *, page: PageQuery) -> Page:

@@ -27,6 +27,7 @@ class ActorMemory:
         self._limit = limit
         self._lock = threading.Lock()
         self._actors: OrderedDict[Key, tuple[float, Actor]] = OrderedDict()
+        self.clearings = 0
 
     def recall(self, key: Key) -> Actor | None:
         """The actor, if it was found within the last moment."""
@@ -34,9 +35,11 @@ class ActorMemory:
             until, actor = self._actors.get(key, (0.0, None))
         return actor if time.monotonic() < until else None
 
-    def keep(self, key: Key, actor: Actor, *, until: float) -> None:
-        """Remember the actor until a moment of the monotonic clock."""
+    def keep(self, key: Key, actor: Actor, *, until: float, clearings: int) -> None:
+        """Remember the actor until a moment of the monotonic clock, unless all was forgotten since they were read."""
         with self._lock:
+            if clearings != self.clearings:
+                return
             self._actors[key] = (until, actor)
             self._actors.move_to_end(key)
             while len(self._actors) > self._limit:
@@ -45,6 +48,7 @@ class ActorMemory:
     def clear(self) -> None:
         """Forget everything: the next request of each caller asks the database."""
         with self._lock:
+            self.clearings += 1
             self._actors.clear()
 
     def __len__(self) -> int:

@@ -161,11 +161,20 @@ def _membership_to_change(actor: Actor, organization_id: UUID, membership_id: UU
     """The membership, with the journal's chain held: two owners must not remove each other at the same time."""
     get_organization(actor, organization_id=organization_id)
     audit.hold_chain(organization_id)
+    _require_role_still(actor, organization_id)
     membership = get_member(actor, organization_id=organization_id, membership_id=membership_id)
     actor.require("member.write")
     actor.require_confirmed()
     check_role(actor, membership.role)
     return membership
+
+
+def _require_role_still(actor: Actor, organization_id: UUID) -> None:
+    """Raise NotPermitted where the actor's own role has been changed while they waited."""
+    if actor.role and actor.user_id:
+        mine = Membership.objects.for_org(organization_id).filter(user_id=actor.user_id, role=actor.role)
+        if not mine.exists():
+            raise NotPermitted("Your role in this organisation has just been changed.")
 
 
 def check_role(actor: Actor, role: str) -> None:

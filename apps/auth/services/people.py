@@ -97,15 +97,13 @@ def _switch(actor: Actor, user_id: UUID, *, is_active: bool) -> User:
 def end_everything(actor: Actor, user: User) -> None:
     """End every session of the user, in the control room too, in the caller's transaction.
 
-    Of whoever holds more than one chain of the journal, only one goes on: the platform's comes before the others. That
-    of the actor, who is going to be recorded, is held before the tokens too.
+    The journal's chains are held before the tokens, also the one in which the actor is going to be recorded.
     """
     User.objects.filter(pk=user.pk).update(token_epoch=F("token_epoch") + 1)
     user.refresh_from_db(fields=["token_epoch"])
-    audit.hold_chain(None)
-    audit.hold_chain(actor.organization_id)
-    mine = Membership.objects.filter(user=user).order_by("organization_id")
-    for organization_id in mine.values_list("organization_id", flat=True):
+    mine = list(Membership.objects.filter(user=user).values_list("organization_id", flat=True))
+    audit.hold_chains([actor.organization_id, *mine])
+    for organization_id in mine:
         raise_revision(organization_id)
     end_sessions(user)
 

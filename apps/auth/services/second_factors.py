@@ -192,10 +192,11 @@ def renew_recovery_codes(actor: Actor) -> list[str]:
     """Make new recovery codes in place of the old ones, shown this once. Raises NotFound."""
     actor.require_confirmed()
     user = _oneself(actor)
-    factor = _confirmed(user)
-    if factor is None:
-        raise NotFound("There is no second factor to recover.")
     with transaction.atomic():
+        _hold(user)
+        factor = _confirmed(user)
+        if factor is None:
+            raise NotFound("There is no second factor to recover.")
         codes = _new_recovery_codes(factor)
         audit.record(actor, "second_factor.codes_renewed", f"user:{user.email}")
     return codes

@@ -78,7 +78,7 @@ def logout(actor: Actor | None, *, refresh: str, address: str = "") -> None:
     row = RefreshToken.objects.filter(token_id=claims.jti).select_related("user").first()
     if row is None or (actor and actor.user_id != row.user_id):
         raise NotAuthenticated(tokens.ENDED)
-    asking = actor or _plain_actor(row, address)
+    asking = actor if actor and actor.organization_id == row.organization_id else _plain_actor(row, address)
     with transaction.atomic():
         audit.hold_chain(asking.organization_id)  # before the tokens, like whoever takes a right away
         if RefreshToken.objects.of_family(row.family_id).end():
@@ -123,6 +123,7 @@ def _spend(claims: tokens.Claims) -> bool:
 
 
 def _next_pair(claims: tokens.Claims, address: str) -> Tokens | None:
+    """The pair that follows the token; None where its user may not go on."""
     row = RefreshToken.objects.select_related("user", "organization").get(token_id=claims.jti)
     if row.user.token_epoch != claims.epoch or is_second_factor_missing(row.user):
         return None

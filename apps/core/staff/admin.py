@@ -194,7 +194,8 @@ class ServiceAdmin(StaffPage):
             answer = self._do(request, found, row, form)
             if answer is not None:
                 return answer
-        context = self.page_context(request, row, title=found.label, deed=found, form=form)
+        seen = request.POST.get("seen") or request.GET.get("seen", "")
+        context = self.page_context(request, row, title=found.label, deed=found, form=form, seen=seen)
         return TemplateResponse(request, "staff/deed.html", context)
 
     def _do(self, request: HttpRequest, deed: Deed, row: Any, form: forms.Form) -> HttpResponseBase | None:

@@ -34,6 +34,8 @@ def create_bundle(actor: Actor, *, name: str, slug: str, items: Sequence[BundleI
         raise InvalidInput("A bundle belongs to an organisation. Choose one, by REST in the header X-Organization.")
     bundle = Bundle(organization_id=actor.organization_id, name=name, slug=slug, **more)
     with transaction.atomic():
+        # Before the row: whoever makes another of this slug waits for it, and may hold the chain.
+        audit.hold_chain(actor.organization_id)
         bundle.store()
         _replace_items(actor, bundle, items)
         made = audit.made_with(bundle, {*_CHANGEABLE, "slug"})
@@ -304,9 +306,13 @@ def _check_fields(given: dict[str, Any]) -> None:
 
 
 def hold_bundles(actor: Actor, *, slugs: Collection[str]) -> None:
-    """Hold some of the organisation's bundles, for a caller that changes several in one transaction."""
-    found = Bundle.objects.for_org(actor.organization_id).filter(slug__in=slugs)
-    list(found.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+    """Hold some of the organisation's bundles, for a caller that changes several in one transaction.
+
+    Whoever may change none holds none.
+    """
+    if slugs and actor.can("bundle.write"):
+        found = Bundle.objects.for_org(actor.organization_id).filter(slug__in=slugs)
+        list(found.select_for_update(no_key=True).order_by("pk").values_list("pk"))
 
 
 def _locked(bundle_id: UUID) -> Bundle:

@@ -110,8 +110,7 @@ class Subscriptions:
         view = await view_for(actor, bundle=ask.bundle)
         found = view.find_resource(uri)
         _check(actor, found)
-        if sum(len(each.uris) for each in self._servers.values()) >= MOST_RESOURCES:
-            raise RateLimited(f"A client may subscribe to {MOST_RESOURCES} resources. Take some back first.")
+        self._require_room()
         server_id = found.offer.upstream.server_id
         route = await upstreams().route(server_id, view.revision)
         of_server = self._servers.get(server_id)
@@ -121,8 +120,14 @@ class Subscriptions:
             self._servers[server_id] = of_server
         if not route.is_modern:
             await of_server.ask("resources/subscribe", found.uri)
+        self._require_room()  # others of this client may have come while the server was asked
         of_server.uris[found.uri] = uri
+        self._checked = None  # what was seen before may not be what holds now
         of_server.listen_anew()
+
+    def _require_room(self) -> None:
+        if sum(len(each.uris) for each in self._servers.values()) >= MOST_RESOURCES:
+            raise RateLimited(f"A client may subscribe to {MOST_RESOURCES} resources. Take some back first.")
 
     async def remove(self, actor: Actor, uri: str, ask: Ask) -> None:
         """Take a subscription back; one that there is not is no error."""

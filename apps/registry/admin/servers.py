@@ -294,6 +294,7 @@ class ServerAdmin(HealthPage):
         permission="server.approve",
         icon="verified",
         tone="main",
+        seen=services.sight_of,
         is_offered=lambda server: not server.approved_at and not server.deleted_at,
     )
     def approve(self, actor: Actor, server: Server) -> str:
@@ -303,6 +304,7 @@ class ServerAdmin(HealthPage):
 
     @deed(
         "Approve what waits", permission="server.approve", icon="verified", tone="main", in_lists=False,
+        seen=services.sight_of,
         is_offered=lambda server: server.approved_at and server.waits and not server.deleted_at,
         question="Agents may use everything that this server has added or changed since it was approved.",
     )  # fmt: skip

@@ -19,7 +19,7 @@ from apps.registry.backends import masking, web, wire
 from apps.registry.backends.base import Hello, Listener, ServerRoute, UpstreamError
 from apps.registry.backends.hearing import Hearing, while_open
 from apps.registry.backends.notices import Notices
-from apps.registry.backends.responses import Asked, SessionOver
+from apps.registry.backends.responses import SentRequest, SessionOver
 from apps.registry.backends.sessions import VISIBLE, Standing, Voice
 
 FAREWELL_SECONDS = 2.0
@@ -219,7 +219,7 @@ class StreamableHttp:
             async with egress.request(
                 "POST", self.route.url, headers=headers, body=body, timeout_seconds=_remaining(deadline), limit=limit
             ) as response:
-                message = await Asked(self.route, number, voice, exchange).answer_in(response)
+                message = await SentRequest(self.route, number, voice, exchange).answer_in(response)
                 if headers_out is not None:
                     headers_out["Mcp-Session-Id"] = response.headers.get("Mcp-Session-Id", "")
         except asyncio.CancelledError:

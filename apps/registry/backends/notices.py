@@ -18,7 +18,7 @@ from apps.core.errors import ServiceError
 from apps.registry.backends import web, wire
 from apps.registry.backends.base import Listener, UpstreamError
 from apps.registry.backends.hearing import NOTICES_PER_SECOND, Pauses
-from apps.registry.backends.responses import Asked
+from apps.registry.backends.responses import SentRequest
 from apps.registry.backends.sessions import Place, Voice
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Notices:
                 return True
             if voice.meta is not None:
                 try:
-                    wire.result_of(await Asked(self._upstream.route, number, voice).answer_in(response))
+                    wire.result_of(await SentRequest(self._upstream.route, number, voice).answer_in(response))
                 except UpstreamError as error:
                     code = error.rpc_code
         if status in _NOT_OFFERED or code == wire.METHOD_NOT_FOUND:

@@ -27,7 +27,7 @@ class SessionOver(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SentRequest:
     """A request that was sent: whose answer is looked for, and who hears what the server says before it."""
 
     route: ServerRoute

@@ -87,7 +87,7 @@ def approve_capability(actor: Actor, *, capability_id: UUID, digest: str = "") -
     shown = get_capability(actor, capability_id=capability_id)
     actor.require("server.approve")
     with transaction.atomic():
-        hold_server(shown.server)
+        hold_server(shown.server, is_present=False)
         # allowed: the actor has just been shown it
         capability: Capability = Capability.objects.select_for_update(no_key=True).get(pk=capability_id)
         if digest and digest != capability.digest:
@@ -111,6 +111,12 @@ def update_capability(actor: Actor, *, capability_id: UUID, **changes: Any) -> C
     unknown = sorted(set(changes) - _CHANGEABLE)
     if unknown:
         raise InvalidInput.for_field(unknown[0], "This cannot be set.")
+    with transaction.atomic():
+        hold_server(capability.server, is_present=False)
+        return _update(actor, get_capability(actor, capability_id=capability_id), changes)
+
+
+def _update(actor: Actor, capability: Capability, changes: dict[str, Any]) -> Capability:
     changes = {field: value for field, value in changes.items() if getattr(capability, field) != value}
     if not changes:
         return capability
@@ -118,15 +124,14 @@ def update_capability(actor: Actor, *, capability_id: UUID, **changes: Any) -> C
     told = audit.what_changes(capability, changes)
     for field, value in changes.items():
         setattr(capability, field, value)
-    with transaction.atomic():
-        hold_server(capability.server)
-        if "alias" in changes:
-            _check_alias(capability)
-            capability.public_name = capability.alias or _own_name(capability)
-        # Only what staff decide is saved: a discovery may have brought another definition meanwhile.
-        capability.store(update_fields=[*changes, "public_name", "updated_at"])
-        audit.record(actor, "capability.updated", capability, details={"changes": told})
-        auth.raise_revision(capability.organization_id)
+    if "alias" in changes:
+        # Before the row: whoever gives another the same name waits for it, and may hold the chain.
+        audit.hold_chain(capability.organization_id)
+        _check_alias(capability)
+        capability.public_name = capability.alias or _own_name(capability)
+    capability.store(update_fields=[*changes, "public_name", "updated_at"])
+    audit.record(actor, "capability.updated", capability, details={"changes": told})
+    auth.raise_revision(capability.organization_id)
     return capability
 
 

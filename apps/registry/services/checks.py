@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from queue import SimpleQueue
 from uuid import UUID
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from apps.audit import services as audit
 from apps.auth import services as auth
 from apps.core.actor import Actor, system_actor
 from apps.core.doors import storable_text
-from apps.core.errors import BackendError, NotFound, ServiceError
+from apps.core.errors import BackendError, Conflict, NotFound, ServiceError
 from apps.core.schemas import Page, PageQuery, page_of
 from apps.registry.backends.base import ServerRoute, UpstreamError
 from apps.registry.backends.wire import MODERN
@@ -45,9 +45,10 @@ LONGEST_SECONDS = 120.0
 CLAIM_SECONDS = ROUND_SECONDS + LONGEST_SECONDS + 10
 SLOW_SHARE = 0.5
 """A check that takes more than this share of its time limit counts as degraded."""
+_LOCK_NOT_AVAILABLE = "55P03"
 _NOTED = (
     "organization_id", "slug", "health", "consecutive_failures", "failing_since", "check_interval_seconds",
-    "protocol_version",
+    "protocol_version", "url", "command", "env",
 )  # fmt: skip
 
 
@@ -92,9 +93,13 @@ def check_due_servers() -> int:
             continue
         try:
             _note(system_actor(server.organization_id), server, finding, ends_claim=True)
-        except NotFound:
-            logger.info("server %s was deleted while it was checked", server.slug)
+        except (NotFound, Conflict):
+            logger.info("server %s was deleted or changed while it was checked", server.slug)
             _release(server)
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", "") != _LOCK_NOT_AVAILABLE:
+                raise
+            logger.warning("the check of %s was not noted: its row is held for long. It is repeated soon", server.slug)
     return len(due)
 
 
@@ -229,6 +234,8 @@ def _note(actor: Actor, before: Server, finding: _Finding, *, ends_claim: bool =
         server = rows.only(*_NOTED).first()
         if server is None:
             raise NotFound("There is no such server.")
+        if (server.url, server.command, server.env) != (before.url, before.command, before.env):
+            raise Conflict("The server was changed while it was checked. Check it again.")
         now = timezone.now()
         failed = finding.health == Health.UNHEALTHY
         message = storable_text(finding.message)[:500]

@@ -11,7 +11,7 @@ from apps.auth import services as auth
 from apps.core.actor import Actor
 from apps.core.errors import Conflict, InvalidInput, NotFound
 from apps.registry.models import Credential, CredentialKind, Server, Transport
-from apps.registry.services.servers import get_server, hold_server
+from apps.registry.services.servers import get_server, hold_server, is_elsewhere_than
 from apps.secrets import services as secrets
 
 LONGEST_SECRET = 8192
@@ -37,7 +37,8 @@ def add_credential(
         organization_id=server.organization_id, server=server, kind=kind, header=header, username=username
     )
     with transaction.atomic():
-        hold_server(server)
+        if is_elsewhere_than(hold_server(server), server.url):
+            raise Conflict("The server has been pointed elsewhere meanwhile. Look at it again.")
         if _header_of(credential).lower() in {_header_of(other).lower() for other in server.credentials.all()}:
             raise Conflict("This server has a credential in the same header already. Remove that one first.")
         credential.secret_id = secrets.keep(actor, purpose=f"server:{server.slug}", plain=secret).id
@@ -62,7 +63,7 @@ def remove_credential(actor: Actor, *, credential_id: UUID, server_id: UUID | No
     actor.require("server.write")
     actor.require_confirmed()
     with transaction.atomic():
-        hold_server(credential.server)
+        hold_server(credential.server, is_present=False)
         destroy(actor, credential)
         auth.raise_revision(credential.organization_id)
 

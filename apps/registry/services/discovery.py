@@ -37,7 +37,7 @@ from apps.registry.services.definitions import (
 from apps.registry.services.names import public_names
 from apps.registry.services.reading import Reading, read_all, run_short
 from apps.registry.services.routes import route_of
-from apps.registry.services.servers import get_server, register_server
+from apps.registry.services.servers import get_server, hold_server, register_server
 
 DISCOVER = "registry.discover"
 LONGEST_INSTRUCTIONS = 20_000
@@ -92,10 +92,13 @@ def start_discovery(actor: Actor, *, server_id: UUID) -> JobOut:
     """Discover a server in the background; while a discovery of it is under way, that one is returned."""
     server = get_server(actor, server_id=server_id)
     actor.require("server.write")
-    running = _running_job(server)
-    if running is not None:
-        return running
-    return JobOut.model_validate(jobs.start(actor, DISCOVER, subject=f"server:{server.slug}", server_id=server.id))
+    with transaction.atomic():
+        hold_server(server)  # of two who ask at the same moment the second finds the job of the first
+        running = _running_job(server)
+        if running is not None:
+            return running
+        job = jobs.start(actor, DISCOVER, subject=f"server:{server.slug}", server_id=server.id)
+    return JobOut.model_validate(job)
 
 
 def _running_job(server: Server) -> JobOut | None:

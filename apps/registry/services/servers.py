@@ -1,6 +1,8 @@
 """Registering servers, changing them, and deciding whether agents may use them."""
 
+import json
 from collections.abc import Collection
+from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -17,6 +19,7 @@ from apps.core.schemas import Page, PageQuery, page_of
 from apps.registry.backends import commands
 from apps.registry.models import Capability, Credential, Environment, Server, ServerQuerySet, Transport
 from apps.registry.schemas import ServerFilters
+from apps.secrets import services as secrets
 
 STDIO_CHECK_SECONDS = 600
 """How often a stdio server is checked unless somebody says otherwise: each check starts a process."""
@@ -58,6 +61,8 @@ def register_server(
     _check_reach(server)
     _check_tags(server.tags)
     with transaction.atomic():
+        # Before the row: whoever makes another of this slug waits for it, and may hold the chain.
+        audit.hold_chain(actor.organization_id)
         server.store()
         made = audit.made_with(server, {*_CHANGEABLE, *_FIXED}, names_only=_NAMES_ONLY)
         audit.record(actor, "server.registered", server, details={**_reach(server), "changes": made})
@@ -83,15 +88,16 @@ def update_server(actor: Actor, *, server_id: UUID, **changes: Any) -> Server:
     Another host also destroys the credentials, which were given for the old one. A stdio server is changed by a
     platform admin only. The slug and the transport never change.
     """
-    with transaction.atomic():
-        return _update(actor, hold_server(get_server(actor, server_id=server_id)), changes)
-
-
-def _update(actor: Actor, server: Server, changes: dict[str, Any]) -> Server:
+    server = get_server(actor, server_id=server_id)
     actor.require("server.write")
     if server.transport == Transport.STDIO:
         actor.require_platform_admin()
         actor.require_confirmed()
+    with transaction.atomic():
+        return _update(actor, hold_server(server), changes)
+
+
+def _update(actor: Actor, server: Server, changes: dict[str, Any]) -> Server:
     changes = _real_changes(server, changes)
     if not changes:
         return server
@@ -101,16 +107,18 @@ def _update(actor: Actor, server: Server, changes: dict[str, Any]) -> Server:
         setattr(server, field, value)
     _check_reach(server)
     _check_tags(server.tags)
-    # Only what changes is saved: an approval that somebody takes back meanwhile must not come back with a new name.
     touched = {*changes, "updated_at"}
     if "check_interval_seconds" in changes:
         server.check_due_at = timezone.now()
         touched.add("check_due_at")
+    is_elsewhere = is_elsewhere_than(server, old_url)
+    if is_elsewhere:
+        _hold_secrets([server.pk])
     if any(field in changes for field in _REACHED_BY):
         _become_unknown(actor, server)
         touched.update(_LEARNT)
     server.store(update_fields=touched)
-    if _origin(old_url) != _origin(server.url):
+    if is_elsewhere:
         _destroy_credentials(actor, server)
     said = {"fields": sorted(changes), **_reach(server), "changes": told}
     audit.record(actor, "server.updated", server, details=said)
@@ -123,6 +131,7 @@ def delete_server(actor: Actor, *, server_id: UUID) -> None:
     server = get_server(actor, server_id=server_id)
     actor.require("server.write")
     with transaction.atomic():
+        server = hold_server(server)
         server.deleted_at = timezone.now()
         server.store(update_fields=["deleted_at", "updated_at"])
         server.capabilities.filter(removed_at=None).update(removed_at=server.deleted_at)
@@ -140,8 +149,11 @@ def restore_server(actor: Actor, *, server_id: UUID) -> Server:
     if server.transport == Transport.STDIO:
         actor.require_platform_admin()
         actor.require_confirmed()
-    deleted_at = server.deleted_at
     with transaction.atomic():
+        server = hold_server(server, is_present=False)
+        deleted_at = server.deleted_at
+        if deleted_at is None:
+            return server
         server.deleted_at, server.approved_at, server.approved_by = None, None, ""
         server.store()
         server.capabilities.filter(removed_at=deleted_at).update(removed_at=None)
@@ -180,13 +192,20 @@ def approve_server(actor: Actor, *, server_id: UUID) -> Server:
     return server
 
 
+def sight_of(server: Server) -> str:
+    """What tells whether a server is still what somebody has looked at: how it is reached, and when it was read."""
+    reached = [server.url, server.command, server.env, server.discovered_at and server.discovered_at.isoformat()]
+    return sha256(json.dumps(reached, sort_keys=True).encode()).hexdigest()
+
+
 def revoke_approval(actor: Actor, *, server_id: UUID) -> Server:
     """Take a server away from agents until it is approved again."""
     server = get_server(actor, server_id=server_id)
     actor.require("server.approve")
-    if not server.is_approved:
-        return server
     with transaction.atomic():
+        server = hold_server(server)
+        if not server.is_approved:
+            return server
         server.approved_at, server.approved_by = None, ""
         server.store(update_fields=["approved_at", "approved_by", "updated_at"])
         audit.record(actor, "server.approval_revoked", server)
@@ -207,10 +226,11 @@ def disable_server(actor: Actor, *, server_id: UUID) -> Server:
 def _switch(actor: Actor, server_id: UUID, *, is_enabled: bool) -> Server:
     server = get_server(actor, server_id=server_id)
     actor.require("server.write")
-    if server.is_enabled == is_enabled:
-        return server
-    told = audit.what_changes(server, {"is_enabled": is_enabled})
     with transaction.atomic():
+        server = hold_server(server)
+        if server.is_enabled == is_enabled:
+            return server
+        told = audit.what_changes(server, {"is_enabled": is_enabled})
         server.is_enabled = is_enabled
         server.store(update_fields=["is_enabled", "updated_at"])
         audit.record(actor, "server.enabled" if is_enabled else "server.disabled", server, details={"changes": told})
@@ -218,23 +238,38 @@ def _switch(actor: Actor, server_id: UUID, *, is_enabled: bool) -> Server:
     return server
 
 
-def hold_server(server: Server) -> Server:
+def hold_server(server: Server, *, is_present: bool = True) -> Server:
     """The row as it is now, held until the caller's transaction ends; raises NotFound where it was deleted meanwhile.
 
-    It is held before anything of the server is changed, and before the journal's chain. Rows that refer to it can still
-    be made (`no_key`): whoever makes one holds the chain, for which we may wait.
+    Without `is_present` one that was deleted can be held too. It is held before anything of the server is changed, and
+    before the journal's chain. Rows that refer to it can still be made (`no_key`): whoever makes one holds the chain,
+    for which we may wait.
     """
     # allowed: the row that the actor has been given, held
-    held: Server | None = Server.objects.select_for_update(no_key=True).present().filter(pk=server.pk).first()
-    if held is None:
+    held: Server | None = Server.objects.select_for_update(no_key=True).filter(pk=server.pk).first()
+    if held is None or (is_present and held.deleted_at is not None):
         raise NotFound(_NO_SERVER)
     return held
 
 
 def hold_servers(actor: Actor, *, slugs: Collection[str]) -> None:
-    """Hold some of the organisation's servers, for a caller that changes several in one transaction."""
-    found = Server.objects.for_org(actor.organization_id).present().filter(slug__in=slugs)
-    list(found.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+    """Hold some of the organisation's servers, for a caller that changes several in one transaction.
+
+    Whoever may change none holds none.
+    """
+    if slugs and (actor.can("server.write") or actor.can("server.approve")):
+        found = Server.objects.for_org(actor.organization_id).present().filter(slug__in=slugs)
+        _hold_secrets(list(found.select_for_update(no_key=True).order_by("pk").values_list("pk", flat=True)))
+
+
+def is_elsewhere_than(server: Server, url: str) -> bool:
+    """Whether it is at another host than it was: what was given for that one is not for this."""
+    return _origin(url) != _origin(server.url)
+
+
+def _hold_secrets(server_ids: Collection[UUID]) -> None:
+    """Before the journal's chain: they may be destroyed."""
+    secrets.hold(Credential.objects.filter(server_id__in=server_ids).values_list("secret_id", flat=True))
 
 
 def _matching(rows: ServerQuerySet, filters: ServerFilters) -> ServerQuerySet:
@@ -310,7 +345,7 @@ def _become_unknown(actor: Actor, server: Server) -> None:
 def _destroy_credentials(actor: Actor, server: Server) -> None:
     from apps.registry.services.credentials import destroy
 
-    for credential in Credential.objects.filter(server=server).select_related("server").order_by("secret_id"):
+    for credential in Credential.objects.filter(server=server).select_related("server"):
         destroy(actor, credential)
 
 

@@ -13,7 +13,7 @@ from apps.secrets.services.keys import (
     rotate_sealing_key,
 )
 from apps.secrets.services.rekeying import Batch, count_by_key, rekey_secrets
-from apps.secrets.services.values import LONGEST_BYTES, forget, keep, open_secret, replace
+from apps.secrets.services.values import LONGEST_BYTES, forget, hold, keep, open_secret, replace
 
 __all__ = [
     "LONGEST_BYTES",
@@ -24,6 +24,7 @@ __all__ = [
     "drop_older_keys",
     "find_sealing_faults",
     "forget",
+    "hold",
     "keep",
     "open_secret",
     "rekey_secrets",

@@ -35,6 +35,7 @@ def rotate_sealing_key(actor: Actor) -> int:
         return f"{text.strip()},{new_sealing_key(max(parse_sealing_keys(text)) + 1)}"
 
     with transaction.atomic():
+        audit.hold_chain(actor.organization_id)  # a file that was changed is not changed back where this fails
         number = max(file.change(edit))
         audit.record(actor, "sealing_key.rotated", f"sealing_key:{number}")
     _note_probes()
@@ -46,16 +47,23 @@ def drop_older_keys(actor: Actor) -> list[int]:
     actor.require_platform_admin()
     actor.require_confirmed()
     file, newest = _file(), newest_key()
-    waiting = Secret.objects.sealed_elsewise([newest]).count()
-    if waiting:
-        raise Conflict(f"{waiting} secrets are sealed under older keys. Run manage.py secrets_rekey first.")
-    if time.time() - file.changed_at() < SETTLED_SECONDS:
-        raise Conflict(f"The newest key has just been made. Try again {SETTLED_SECONDS} seconds after its making.")
-    dropped = sorted(set(settings.SEALING_KEYS) - {newest})
+
+    def edit(text: str) -> str:
+        if max(parse_sealing_keys(text)) != newest:
+            raise Conflict("Another key has been made meanwhile. Seal the secrets anew under it first.")
+        return next(part for part in text.split(",") if int(part.partition(":")[0]) == newest)
+
     with transaction.atomic():
+        audit.hold_chain(actor.organization_id)  # whoever makes a key holds it as well
+        waiting = Secret.objects.sealed_elsewise([newest]).count()
+        if waiting:
+            raise Conflict(f"{waiting} secrets are sealed under older keys. Run manage.py secrets_rekey first.")
+        if time.time() - file.changed_at() < SETTLED_SECONDS:
+            raise Conflict(f"The newest key has just been made. Try again {SETTLED_SECONDS} seconds after its making.")
+        dropped = sorted(set(settings.SEALING_KEYS) - {newest})
         if dropped:
             audit.record(actor, "sealing_key.dropped", ",".join(f"sealing_key:{number}" for number in dropped))
-            file.change(lambda text: next(part for part in text.split(",") if int(part.partition(":")[0]) == newest))
+            file.change(edit)
         KeyProbe.objects.exclude(number=newest).delete()
     return dropped
 

@@ -1,5 +1,6 @@
 """Secrets themselves: keep, open, replace, forget."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from django.db import transaction
@@ -54,6 +55,13 @@ def forget(actor: Actor, *, secret_id: UUID) -> None:
         Secret.objects.filter(pk=secret.pk).delete()
         audit.record(actor, "secret.forgotten", secret)
     _store(secret).forget(secret.value, organization_id=secret.organization_id, secret_id=secret.id)
+
+
+def hold(secret_ids: Iterable[UUID]) -> None:
+    """Hold secrets that may be destroyed until the caller's transaction ends, in one order for everybody."""
+    # allowed: nothing is read
+    held = Secret.objects.filter(pk__in=list(secret_ids)).select_for_update().order_by("pk")
+    list(held.values_list("pk"))
 
 
 def _find(secret_id: UUID, organization_id: UUID | None) -> Secret:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Count, Sum
+from django.db.models import Count, Sum, Value
 from django.utils import timezone
 
 from apps.audit import services as audit
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 DAY = timedelta(days=1)
 RECONCILED_DAYS = 2
 NANODOLLARS = 1_000_000_000
+_EVENTS = "events"
 _KEY = ("organization", "period", "starts_at", "server", "name")
 _SUMS = (
     "calls", "errors", "denied", "latency_us", "bytes_in", "bytes_out", "tokens_in", "tokens_out", "cost_nanodollars",
@@ -144,14 +145,17 @@ def _events_of(day: date) -> Iterator[Any]:
 
 
 def _is_right(day: date) -> bool:
-    within = {"gte": _start(day), "lt": _start(day + DAY)}
-    events = UsageEvent.objects.filter(at__gte=within["gte"], at__lt=within["lt"]).order_by()
-    there = dict(events.values_list("organization").annotate(Count("pk")))
-    counted: dict[str, dict[UUID, int]] = {Period.HOUR: {}, Period.DAY: {}}
-    rollups = Rollup.objects.filter(starts_at__gte=within["gte"], starts_at__lt=within["lt"]).order_by()
-    for period, organization_id, calls in rollups.values_list("period", "organization").annotate(Sum("calls")):
-        counted[period][organization_id] = calls
-    return not there or counted == {Period.HOUR: there, Period.DAY: there}
+    """In one statement, which sees one moment: a writer may add events and sums between two."""
+    start, end = _start(day), _start(day + DAY)
+    events = UsageEvent.objects.filter(at__gte=start, at__lt=end).order_by().values("organization")
+    rollups = Rollup.objects.filter(starts_at__gte=start, starts_at__lt=end).order_by().values("period", "organization")
+    there = events.annotate(of=Value(_EVENTS), calls_=Count("pk")).values_list("of", "organization", "calls_")
+    summed = rollups.annotate(calls_=Sum("calls")).values_list("period", "organization", "calls_")
+    counted: dict[str, dict[UUID, int]] = {_EVENTS: {}, Period.HOUR: {}, Period.DAY: {}}
+    for of, organization_id, calls in there.union(summed, all=True):
+        counted[of][organization_id] = calls
+    right = counted.pop(_EVENTS)
+    return not right or counted == {Period.HOUR: right, Period.DAY: right}
 
 
 def _add_up(calls: Iterable[Call]) -> dict[Key, Sums]:

@@ -40,6 +40,7 @@ class Command(BaseCommand):
 @transaction.atomic
 def provision(slug: str) -> dict[str, Any]:
     """The organisation, a user and a key for each role, and a platform admin if there is none (else None)."""
+    admin = make_platform_admin()  # first: of two chains of the journal, the platform's comes before the other
     organization = auth.create_organization(system_actor(surface="command"), name=slug, slug=slug)
     users, keys = {}, {}
     for role in Role.values:
@@ -48,7 +49,7 @@ def provision(slug: str) -> dict[str, Any]:
         "org": {"id": str(organization.id), "slug": organization.slug},
         "users": users,
         "keys": keys,
-        "platform_admin": make_platform_admin(),
+        "platform_admin": admin,
     }
 
 
