@@ -11,6 +11,7 @@ from apps.audit import services as audit
 from apps.auth import services
 from apps.auth.models import ApiKey, Invitation, Membership, Role, User
 from apps.auth.services import bearer, invitations, keys, passwords
+from apps.core.actor import system_actor
 from apps.core.errors import NotAuthenticated, NotFound, NotPermitted
 from config import settings as ours
 from tests.auth.forge import sign_in
@@ -31,14 +32,21 @@ def before(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, deed: Callabl
     monkeypatch.setattr(place, name, first_the_deed)
 
 
-def test_an_invitation_lets_nobody_in_whose_maker_is_removed_while_the_password_is_looked_at(
-    alice: Person, adam: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
+def removed(alice: Person, adam: Person) -> None:
+    membership = Membership.objects.get(user=adam.user)
+    services.remove_member(alice.actor, organization_id=alice.organization.id, membership_id=membership.id)
+
+
+def switched_off(alice: Person, adam: Person) -> None:
+    services.deactivate_user(system_actor(), user_id=adam.user.id)
+
+
+@pytest.mark.parametrize("end", [removed, switched_off])
+def test_an_invitation_lets_nobody_in_whose_maker_is_gone_when_the_password_has_been_looked_at(
+    alice: Person, adam: Person, bob: Person, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
 ) -> None:
     made = services.invite_member(adam.actor, organization_id=alice.organization.id, email=bob.email)
-    membership = Membership.objects.get(user=adam.user)
-    before(monkeypatch, invitations, "verify_password", lambda: services.remove_member(
-        alice.actor, organization_id=alice.organization.id, membership_id=membership.id
-    ))  # fmt: skip
+    before(monkeypatch, invitations, "verify_password", lambda: end(alice, adam))
 
     with pytest.raises(NotFound):
         services.accept_invitation(token=made.link.partition("#")[2], password=PASSWORD)

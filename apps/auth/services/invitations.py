@@ -115,7 +115,7 @@ def _open_invitation(token: str) -> Invitation:
     invitation: Invitation | None = (
         Invitation.objects.open()
         .filter(digest=_digest(token), organization__is_active=True)
-        .select_related("organization", "invited_by")
+        .select_related("organization")
         .first()
     )
     if invitation is None or not _may_still_invite(invitation):
@@ -125,10 +125,13 @@ def _open_invitation(token: str) -> Invitation:
 
 def _may_still_invite(invitation: Invitation) -> bool:
     """Whether whoever made it could make it now: nobody lets anybody in after their own rights are gone."""
-    if invitation.invited_by is None:
+    if invitation.invited_by_id is None:
         return True
+    maker = User.objects.filter(pk=invitation.invited_by_id).first()  # as they are now
+    if maker is None:
+        return False
     try:
-        actor = actor_for_user(invitation.invited_by, organization_id=invitation.organization_id, surface="rest")
+        actor = actor_for_user(maker, organization_id=invitation.organization_id, surface="rest")
         actor.require("member.write")
         check_role(actor, invitation.role)
     except ServiceError:
