@@ -10,8 +10,10 @@ from django.conf import settings as given
 from django.core.management.base import CommandError
 from django.db import connection
 
+from apps.core.errors import BackendTimeout
 from config import roles, waiting
 from config.doctor import parts
+from config.management.commands import up
 from config.management.commands.migrate import alone_as_web
 from tests.fixtures import warm
 from tests.fixtures.faults import FaultProxy
@@ -104,3 +106,24 @@ def test_a_second_web_process_on_one_postgresql_is_refused_without_redis(setting
     settings.ENV = replace(given.ENV, redis_url=None)
     with alone_as_web(), connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+
+
+@pytest.mark.slow_process
+def test_a_short_limit_for_servers_keeps_nobody_from_a_first_start(tmp_path):
+    env = clean_environment(GATEHOUSE_DATA=str(tmp_path), UPSTREAM_TIMEOUT_SECONDS="0.05")
+
+    ready = warm.run([sys.executable, "manage.py", "migrate"], cwd=PROJECT, env=env, timeout=120)
+    made = warm.run([sys.executable, "manage.py", "demo"], cwd=PROJECT, env=env, timeout=120)
+
+    assert (ready.returncode, made.returncode) == (0, 0), made.stderr
+    assert "Demo key" in made.stdout
+
+
+def test_a_demo_that_cannot_be_made_is_said_without_a_trace(monkeypatch):
+    def fail():
+        raise BackendTimeout("time did not answer within 30 seconds.")
+
+    monkeypatch.setattr(up, "make_demo", fail)
+
+    with pytest.raises(CommandError, match=r"cannot be made: time did not answer .* Start again, or with --no-demo"):
+        up.demo_or_refusal()

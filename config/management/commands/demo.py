@@ -19,6 +19,8 @@ SLUG = "demo"
 SERVER_SLUG = "time"
 KEY_NAME = "demo"
 AGENT_EMAIL = "agent@demo.example"
+TIMEOUT_SECONDS = 30.0
+"""It is a program that starts with its first request: the limit that an operator gives servers may be too short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ def offer_time(actor: Actor) -> None:
             slug=SERVER_SLUG,
             transport="stdio",
             command=settings.DEMO_COMMAND,
+            timeout_seconds=TIMEOUT_SECONDS,
             description="Tells the time anywhere on earth; a real server from PyPI, run over stdio.",
         )
     if server.discovered_at is None:

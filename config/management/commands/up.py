@@ -27,7 +27,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
-from apps.core.errors import ServiceError
+from apps.core.errors import BackendError, ServiceError
 from apps.secrets import services as secrets
 from config import roles
 from config.env import BASE_DIR
@@ -82,7 +82,7 @@ class Command(BaseCommand):
                     roles.run(role, self.stdout)
                     return
                 held.enter_context(alone_as_web())
-                demo = make_demo() if role == "all" and not options["no_demo"] else None
+                demo = demo_or_refusal() if role == "all" and not options["no_demo"] else None
                 self.serve(role, listener, demo)
 
     def serve(self, role: str, listener: socket.socket, demo: Demo | None) -> None:
@@ -185,6 +185,14 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
                 " Stop what uses it, or choose another with --port."
             ) from error
         yield listener
+
+
+def demo_or_refusal() -> Demo | None:
+    """The demo, if it was made now; another start goes on where this one had to stop."""
+    try:
+        return make_demo()
+    except BackendError as error:
+        raise CommandError(f"The demo cannot be made: {error.message} Start again, or with --no-demo.") from error
 
 
 def prepare_database() -> None:
