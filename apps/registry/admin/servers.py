@@ -11,20 +11,16 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from apps.core.actor import Actor
-from apps.core.errors import ServiceError
 from apps.core.staff import (
     Panel,
-    TemplateParts,
     actor_of,
     ago,
     badge,
     choices_filter,
     code,
     column,
-    deed,
     json_block,
     link,
-    milliseconds,
     reveal,
     text_block,
     words,
@@ -32,7 +28,7 @@ from apps.core.staff import (
 from apps.registry import services
 from apps.registry.admin.filters import ApprovalFilter, RemovedFilter
 from apps.registry.admin.forms import ServerForm
-from apps.registry.admin.health import TEMPLATE, HealthPage, health_context, health_url
+from apps.registry.admin.health import health_url
 from apps.registry.admin.looks import (
     capability_state,
     environment_badge,
@@ -41,6 +37,7 @@ from apps.registry.admin.looks import (
     took,
     warning_badge,
 )
+from apps.registry.admin.server_deeds import ServerDeeds
 from apps.registry.models import Server, Transport
 
 ROWS_SHOWN = 6
@@ -48,7 +45,7 @@ DEFAULT_CHECK_SECONDS = Server._meta.get_field("check_interval_seconds").get_def
 
 
 @admin.register(Server)
-class ServerAdmin(HealthPage):
+class ServerAdmin(ServerDeeds):
     """Register, look at, approve and switch off servers."""
 
     form = ServerForm
@@ -267,7 +264,7 @@ class ServerAdmin(HealthPage):
         """The names of its variables."""
         return words(server.env_names)
 
-    # What staff do
+    # Saving
 
     def create(self, actor: Actor, values: dict[str, Any]) -> Server:
         """Register a server."""
@@ -288,114 +285,6 @@ class ServerAdmin(HealthPage):
             " was found, and approve the server.",
         )
         return HttpResponseRedirect(self.url_of(obj))
-
-    @deed(
-        "Approve",
-        permission="server.approve",
-        icon="verified",
-        tone="main",
-        seen=services.sight_of,
-        is_offered=lambda server: not server.approved_at and not server.deleted_at,
-    )
-    def approve(self, actor: Actor, server: Server) -> str:
-        """Let agents use it."""
-        services.approve_server(actor, server_id=server.pk)
-        return f"{server} is approved. Agents can use what it offers now; what it adds later waits for you."
-
-    @deed(
-        "Approve what waits", permission="server.approve", icon="verified", tone="main", in_lists=False,
-        seen=services.sight_of,
-        is_offered=lambda server: server.approved_at and server.waits and not server.deleted_at,
-        question="Agents may use everything that this server has added or changed since it was approved.",
-    )  # fmt: skip
-    def approve_waiting(self, actor: Actor, server: Server) -> str:
-        """Let agents use what it has added or changed."""
-        services.approve_server(actor, server_id=server.pk)
-        return f"Everything that {server} offers now is approved."
-
-    @deed(
-        "Test connection",
-        permission="server.check",
-        icon="network_check",
-        in_lists=False,
-        is_offered=lambda server: not server.deleted_at,
-    )
-    def test_connection(self, actor: Actor, server: Server) -> TemplateParts:
-        """Try each step of reaching it."""
-        steps = services.test_connection(actor, server_id=server.pk)
-        shown = {**health_context(actor, server), "deeds": self.health_deeds(server)}
-        return TemplateParts(TEMPLATE, {**shown, "steps": steps, "steps_ok": all(step.ok for step in steps)})
-
-    @deed("Discover", permission="server.write", icon="travel_explore", is_offered=lambda server: not server.deleted_at)
-    def discover(self, actor: Actor, server: Server) -> str:
-        """Read everything it offers, in the background."""
-        services.start_discovery(actor, server_id=server.pk)
-        return f"{server} is being discovered. Its capabilities appear here when the job has ended."
-
-    @deed(
-        "Check now", permission="server.check", icon="monitor_heart", in_lists=False,
-        is_offered=lambda server: not server.deleted_at,
-    )  # fmt: skip
-    def check_now(self, actor: Actor, server: Server) -> str:
-        """Look at its health now."""
-        found = services.check_server(actor, server_id=server.pk)
-        said = f" It took {milliseconds(found.latency_ms)}." if found.latency_ms is not None else ""
-        if found.health != "healthy":
-            raise ServiceError(f"{server} is {found.get_health_display().lower()}: {found.message}")
-        return f"{server} is healthy.{said}"
-
-    @deed(
-        "Enable",
-        permission="server.write",
-        icon="toggle_on",
-        is_offered=lambda server: not server.is_enabled and not server.deleted_at,
-    )
-    def enable(self, actor: Actor, server: Server) -> str:
-        """Let agents use it again."""
-        services.enable_server(actor, server_id=server.pk)
-        return f"{server} is enabled."
-
-    @deed(
-        "Disable",
-        permission="server.write",
-        icon="toggle_off",
-        is_offered=lambda server: server.is_enabled and not server.deleted_at,
-    )
-    def disable(self, actor: Actor, server: Server) -> str:
-        """Keep agents from using it, at once."""
-        services.disable_server(actor, server_id=server.pk)
-        return f"{server} is disabled. Agents see it no more."
-
-    @deed(
-        "Revoke approval", permission="server.approve", icon="gpp_bad", tone="bad",
-        is_offered=lambda server: server.approved_at and not server.deleted_at,
-        question="Agents lose this server's tools at once. To give them back, somebody has to approve it again.",
-    )  # fmt: skip
-    def revoke(self, actor: Actor, server: Server) -> str:
-        """Take the approval back."""
-        services.revoke_approval(actor, server_id=server.pk)
-        return f"{server} is no longer approved."
-
-    @deed(
-        "Remove", permission="server.write", icon="delete", tone="bad", is_offered=lambda server: not server.deleted_at,
-        question="Agents lose this server's tools at once. Its history stays, and it can be restored.",
-    )  # fmt: skip
-    def remove(self, actor: Actor, server: Server) -> str:
-        """Take it out of use; it can be restored."""
-        services.delete_server(actor, server_id=server.pk)
-        return f"{server} is removed. The list shows it under “Removed servers”."
-
-    @deed(
-        "Restore",
-        permission="server.write",
-        icon="restore_from_trash",
-        tone="main",
-        is_offered=lambda server: server.deleted_at,
-    )
-    def restore(self, actor: Actor, server: Server) -> str:
-        """Bring it back."""
-        services.restore_server(actor, server_id=server.pk)
-        return f"{server} is back."
 
 
 def _list_url(model: str, server: Server) -> str:
