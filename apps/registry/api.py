@@ -75,9 +75,10 @@ def discover_server(request: ActorRequest, server_id: UUID) -> Any:
 
 
 @router.post("/servers/{server_id}/approve", response=ServerOut, operation_id="approve_server")
-def approve_server(request: ActorRequest, server_id: UUID) -> Any:
+def approve_server(request: ActorRequest, server_id: UUID, seen: ApproveIn | None = None) -> Any:
     """Let agents use the server and the capabilities it has now; what it adds later waits."""
-    return services.approve_server(request.actor, server_id=server_id)
+    digest = seen.digest if seen else ""
+    return services.approve_server(request.actor, server_id=server_id, digest=digest)
 
 
 @router.post("/servers/{server_id}/revoke-approval", response=ServerOut, operation_id="revoke_approval")

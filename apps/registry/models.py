@@ -10,6 +10,7 @@ from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Cast
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from apps.core.models import TenantQuerySet, TenantRecord
 
@@ -201,6 +202,16 @@ class Server(TenantRecord):
     def env_names(self) -> list[str]:
         """The names of its variables: what may be shown of them."""
         return sorted(self.env)
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits that tell whether it is still what somebody looked at: how it is reached, when read.
+
+        They are made with the secret key: the values of its variables cannot be guessed from them.
+        """
+        read_at = self.discovered_at and self.discovered_at.isoformat()
+        seen = json.dumps([self.url, self.command, self.env, read_at], sort_keys=True)
+        return salted_hmac("registry.server", seen, algorithm="sha256").hexdigest()
 
 
 class CredentialKind(models.TextChoices):

@@ -74,6 +74,7 @@ class ServerOut(Out):
     """A server as it stands. Variables are shown by name only: people keep secrets in them all the same."""
 
     id: UUID
+    digest: str = Field(description="What it is reached by and when it was read, as 64 digits; give it when approving.")
     name: str
     slug: str
     description: str
@@ -163,7 +164,7 @@ class CapabilityPatch(In):
 
 
 class ApproveIn(In):
-    """What is approved: the definition that was seen."""
+    """What is approved: the server or the definition that was seen."""
 
     digest: str = Field("", max_length=64, description="Its digest; if it has changed meanwhile, nothing is approved.")
 

@@ -140,6 +140,29 @@ def test_a_question_that_is_taken_back_holds_nobody_up() -> None:
     asyncio.run(story())
 
 
+def test_a_limit_that_is_changed_counts_who_is_at_work() -> None:
+    async def story() -> None:
+        some = Slots(2)
+        assert await soon(some) and await soon(some)
+        third, fourth = soon(some), soon(some)
+        await in_a_while()
+
+        some.resize(3)
+        await in_a_while()
+        assert (third.done(), fourth.done()) == (True, False)
+
+        some.resize(1)
+        for _ in range(2):
+            some.give()
+        await in_a_while()
+        assert not fourth.done() and some.free == 0
+
+        some.give()
+        assert await fourth and some.free == 0
+
+    asyncio.run(story())
+
+
 def test_a_slot_that_comes_as_one_leaves_goes_to_the_next() -> None:
     async def story() -> None:
         some = Slots(1)
@@ -185,7 +208,7 @@ def test_whatever_happens_no_slot_is_lost_and_none_is_taken_twice(seed: int, mon
                     if chance.random() < 0.2:
                         asked[0].cancel()
                     await asyncio.gather(*asked, return_exceptions=True)
-                    assert sum(each.is_held for each in working) + some.free <= 3
+                    assert sum(each.is_held for each in working) + some.free <= some.most
             finally:
                 working.discard(slot)
                 slot.end()
@@ -200,8 +223,15 @@ def test_whatever_happens_no_slot_is_lost_and_none_is_taken_twice(seed: int, mon
                 raise error
 
         async with asyncio.timeout(LONG):
-            await asyncio.gather(*(impatient() for _ in range(40)))
+            await asyncio.gather(change_limit(some, chance, pause), *(impatient() for _ in range(40)))
             await in_a_while()
         assert some.free == 3 and not len(absent)
 
     asyncio.run(story())
+
+
+async def change_limit(some: Slots, chance: random.Random, pause: Callable[[], Awaitable[None]]) -> None:
+    """Allow more and fewer, and in the end three again."""
+    for most in (*(chance.randrange(1, 5) for _ in range(10)), 3):
+        some.resize(most)
+        await pause()

@@ -137,6 +137,39 @@ def test_the_limit_holds_after_questions(live: Live, alice: Person, prying: Evil
     assert way.slots.free == 1
 
 
+@pytest.mark.parametrize(("most", "is_served"), [(1, False), (2, True)])
+def test_calls_under_way_count_when_the_limit_is_changed(
+    live: Live, alice: Person, prying: Evil, most: int, is_served: bool
+) -> None:
+    agent, other = agent_of(live, alice, MODERN), agent_of(live, alice, MODERN)
+    change(Server.objects.get(slug="up"), max_concurrency=2)
+    with ThreadPoolExecutor() as pool_of_callers:
+        slow = pool_of_callers.submit(agent.text, "up__slow", ms=6000, text="slow")
+        assert eventually(lambda: prying.seen("calls").get("slow"), 30)
+
+        change(Server.objects.get(slug="up"), max_concurrency=most, timeout_seconds=1.0)
+        said = other.call("up__echo", text="served")["content"][0]["text"]
+
+        assert said == "served" if is_served else "is busy" in said
+        assert slow.result() == "slow"
+    change(Server.objects.get(slug="up"), max_concurrency=1, timeout_seconds=20.0)
+    assert other.text("up__echo", text="after") == "after"
+
+
+def test_a_server_that_is_pointed_elsewhere_does_not_wait_for_the_calls_of_the_old_one(
+    live: Live, alice: Person, prying: Evil
+) -> None:
+    agent, other = agent_of(live, alice, MODERN), agent_of(live, alice, MODERN)
+    with ThreadPoolExecutor() as pool_of_callers:
+        slow = pool_of_callers.submit(agent.text, "up__slow", ms=6000, text="slow")
+        assert eventually(lambda: prying.seen("calls").get("slow"), 30)
+
+        change(Server.objects.get(slug="up"), url=f"{prying.url}?elsewhere", timeout_seconds=1.0)
+
+        assert other.text("up__echo", text="served") == "served"
+        assert slow.result() == "slow"
+
+
 def test_a_server_that_dies_while_a_person_thinks_leaves_every_slot(live: Live, alice: Person, prying: Evil) -> None:
     agent = agent_of(live, alice, MODERN)
     state = asked(agent)

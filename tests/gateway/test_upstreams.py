@@ -175,6 +175,35 @@ def test_what_a_client_says_of_its_roots_reaches_its_own_sessions_alone(world: W
     run(story)
 
 
+def test_a_client_that_says_it_over_and_over_tells_a_slow_server_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, told = world.server("notes"), asyncio.Event()
+
+    async def slowly(upstream: FakeUpstream, method: str, params: Mapping[str, Any] | None = None) -> None:
+        upstream.notices.append(method)
+        await told.wait()
+
+    monkeypatch.setattr(FakeUpstream, "notify", slowly)
+
+    async def story(held: Upstreams) -> None:
+        await call(held, server, ALICE)
+        for _ in range(1000):
+            held.notify_servers("session-a", "notifications/roots/list_changed", {})
+            await asyncio.sleep(0)
+        tasks = len(held._tasks)
+        told.set()
+        await asyncio.sleep(0.01)
+
+        assert tasks <= 2
+        assert len(FakeUpstream.made[0].notices) == 2
+        held.notify_servers("session-a", "notifications/roots/list_changed", {})
+        await asyncio.sleep(0.01)
+        assert len(FakeUpstream.made[0].notices) == 3
+
+    run(story)
+
+
 @pytest.mark.parametrize("route", [{"transport": "stdio"}, {"protocol_version": "2026-07-28"}])
 def test_what_has_no_sessions_is_shared(world: World, route: dict[str, Any]) -> None:
     server = world.server("time", **route)

@@ -33,7 +33,10 @@ def test_a_server_goes_from_registration_to_its_tools(
     found = viewer.get(f"{server}/capabilities", query={"q": "echo"}).json()
     assert [(each["public_name"], each["is_approved"]) for each in found["items"]] == [("evil__echo", False)]
     assert developer.post(f"{server}/approve").status == 403
-    assert admin.post(f"{server}/approve").json()["is_approved"] is True
+    refused = admin.post(f"{server}/approve", {"digest": made.json()["digest"]})  # it has been discovered since
+    assert refused.status == 409 and "Look at it again." in refused.text
+    seen = admin.get(server).json()["digest"]
+    assert admin.post(f"{server}/approve", {"digest": seen}).json()["is_approved"] is True
     capability = f"/api/v1/mcp/capabilities/{found['items'][0]['id']}"
     assert viewer.get(capability).json()["is_approved"] is True
     assert admin.patch(capability, {"risk": "low", "tags": ["safe"]}).json()["risk"] == "low"

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from apps.audit.models import Entry
 from apps.auth import services as auth
@@ -455,6 +456,23 @@ def test_a_definition_that_changed_since_it_was_looked_at_is_not_approved(dora: 
     with pytest.raises(Conflict):
         services.approve_capability(adam.actor, capability_id=tool.id, digest="0" * 64)
     assert services.approve_capability(adam.actor, capability_id=tool.id, digest=tool.digest).is_approved
+
+
+@pytest.mark.parametrize(
+    "change", [{"url": "https://elsewhere.example/mcp"}, {"env": {"A": "2"}}, {"discovered_at": timezone.now()}]
+)
+def test_a_server_that_changed_since_it_was_looked_at_is_not_approved(
+    dora: Person, adam: Person, change: dict[str, Any]
+) -> None:
+    server = register(dora)
+    seen = server.digest
+    Server.objects.filter(pk=server.pk).update(**change)
+
+    with pytest.raises(Conflict):
+        services.approve_server(adam.actor, server_id=server.pk, digest=seen)
+    server.refresh_from_db()
+    assert not server.is_approved and server.digest != seen
+    assert services.approve_server(adam.actor, server_id=server.pk, digest=server.digest).is_approved
 
 
 def test_definitions_are_read_for_calls_and_for_no_check(dora: Person) -> None:

@@ -113,10 +113,10 @@ def test_an_action_on_a_list_says_for_how_many_it_worked_and_why_not_for_others(
     good, bad = (ServerFactory(organization=alice.organization, name=name) for name in ("Good", "Bad"))
     real = services.approve_server
 
-    def approve(actor, *, server_id):
+    def approve(actor, *, server_id, digest):
         if server_id == bad.pk:
             raise InvalidInput("Discover it first.")
-        return real(actor, server_id=server_id)
+        return real(actor, server_id=server_id, digest=digest)
 
     monkeypatch.setattr("apps.registry.services.approve_server", approve)
     sent = {"action": "approve", "_selected_action": [good.pk, bad.pk], "index": "0", "select_across": "0"}

@@ -33,12 +33,14 @@ class Slots:
 
     def __init__(self, most: int) -> None:
         self.free = most
+        """How many nobody has; below zero while more are taken than there may be by now."""
+        self.most = most
         self._new: deque[asyncio.Future[None]] = deque()
         self._back: deque[asyncio.Future[None]] = deque()
 
     async def take(self, deadline: float, *, is_back: bool = False) -> bool:
         """Wait for a slot; False where none was free in time."""
-        if self.free:  # then nobody waits: a slot that is given back goes to whoever does
+        if self.free > 0:  # then nobody waits: a slot that is given back goes to whoever does
             self.free -= 1
             return True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -59,13 +61,24 @@ class Slots:
 
     def give(self) -> None:
         """Give a slot back, to whoever waits first."""
+        self.free += 1
+        self._let_in()
+
+    def resize(self, most: int) -> None:
+        """Have so many from now on; those that are taken beyond that stay until they are given back."""
+        self.free += most - self.most
+        self.most = most
+        self._let_in()
+
+    def _let_in(self) -> None:
         for queue in (self._back, self._new):
             for turn in list(queue):
+                if self.free <= 0:
+                    return
                 if not turn.done():
                     queue.remove(turn)
+                    self.free -= 1
                     turn.set_result(None)
-                    return
-        self.free += 1
 
 
 class Absent:
@@ -143,7 +156,7 @@ class Slot:
 
     async def _come_back(self, seconds: float) -> None:
         """Take a slot again, where one is free in time and nobody else is asked."""
-        if self._is_settled() or not (self.slots.free or seconds):
+        if self._is_settled() or not (self.slots.free > 0 or seconds):
             return
         if not await self.slots.take(asyncio.get_running_loop().time() + seconds, is_back=True):
             return

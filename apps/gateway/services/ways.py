@@ -10,7 +10,7 @@ A link is one opened upstream:
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +62,8 @@ class Link:
     log_level: str = ""
     beside: BesideCalls | None = None
     """Who answers what the server asks on no call's own stream, where a client can be asked at all."""
+    untold: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    is_telling: bool = False
 
     @property
     def is_opening(self) -> bool:
@@ -78,6 +80,21 @@ class Link:
         if level not in LOG_LEVELS:
             return False
         return not self.log_level or LOG_LEVELS.index(level) < LOG_LEVELS.index(self.log_level)
+
+    def hear(self, method: str, params: Mapping[str, Any]) -> bool:
+        """Take what the client says; whether somebody has to `tell` it. Said again before its turn, it is told once."""
+        self.untold[method] = params
+        has_to, self.is_telling = not self.is_telling, True
+        return has_to
+
+    async def tell(self) -> None:
+        """Pass on to the server what its client has said."""
+        try:
+            while self.untold:
+                await self.upstream.notify(*self.untold.popitem())
+        finally:
+            self.untold.clear()
+            self.is_telling = False
 
     def begin(self, call: registry.Listener | None) -> None:
         """A call is under way, on whose behalf its client may be asked."""
@@ -130,13 +147,23 @@ class Way:
         self.links: dict[str, Link] = {}
         self.crashes = 0
         self.start_after = 0.0
-        self.take_route(route, revision)
+        self.slots = Slots(route.max_concurrency)
+        self._begin(route, revision)
 
     def take_route(self, route: registry.ServerRoute, revision: int) -> None:
-        """Use this route from now on; what was known of the old one's failures does not count against it."""
+        """Use this route from now on; what was known of the old one's failures does not count against it.
+
+        Calls that are still under way count where it leads to the same place.
+        """
+        if route.reaches == self.route.reaches:
+            self.slots.resize(route.max_concurrency)
+        else:
+            self.slots = Slots(route.max_concurrency)
+        self._begin(route, revision)
+
+    def _begin(self, route: registry.ServerRoute, revision: int) -> None:
         self.route = route
         self.revision = revision
-        self.slots = Slots(route.max_concurrency)
         self.breaker = Breaker(route.slug, is_outage=is_outage)
         self.agreement = Agreement(route, self.breaker, self._start)
 

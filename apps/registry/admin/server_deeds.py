@@ -16,23 +16,23 @@ class ServerDeeds(HealthPage):
         permission="server.approve",
         icon="verified",
         tone="main",
-        seen=services.sight_of,
+        seen=lambda server: server.digest,
         is_offered=lambda server: not server.approved_at and not server.deleted_at,
     )
     def approve(self, actor: Actor, server: Server) -> str:
         """Let agents use it."""
-        services.approve_server(actor, server_id=server.pk)
+        services.approve_server(actor, server_id=server.pk, digest=server.digest)
         return f"{server} is approved. Agents can use what it offers now; what it adds later waits for you."
 
     @deed(
         "Approve what waits", permission="server.approve", icon="verified", tone="main", in_lists=False,
-        seen=services.sight_of,
+        seen=lambda server: server.digest,
         is_offered=lambda server: server.approved_at and server.waits and not server.deleted_at,
         question="Agents may use everything that this server has added or changed since it was approved.",
     )  # fmt: skip
     def approve_waiting(self, actor: Actor, server: Server) -> str:
         """Let agents use what it has added or changed."""
-        services.approve_server(actor, server_id=server.pk)
+        services.approve_server(actor, server_id=server.pk, digest=server.digest)
         return f"Everything that {server} offers now is approved."
 
     @deed(

@@ -38,6 +38,11 @@ class ServerRoute:
     known_secrets: list[str] | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
+    def reaches(self) -> tuple[object, ...]:
+        """What it leads to."""
+        return self.transport, self.url, self.command, self.env
+
+    @property
     def is_modern(self) -> bool:
         """Whether it is known to speak 2026-07-28: no sessions, and questions in results."""
         return self.protocol_version >= NEWEST

@@ -58,7 +58,6 @@ from apps.registry.services.servers import (
     register_server,
     restore_server,
     revoke_approval,
-    sight_of,
     update_server,
 )
 
@@ -115,7 +114,6 @@ __all__ = [
     "revoke_approval",
     "secrets_of",
     "server_route",
-    "sight_of",
     "start_discovery",
     "test_connection",
     "unused_allowances",

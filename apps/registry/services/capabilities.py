@@ -4,7 +4,6 @@ from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
 
@@ -12,12 +11,11 @@ from apps.audit import services as audit
 from apps.auth import services as auth
 from apps.core.actor import Actor
 from apps.core.errors import Conflict, InvalidInput, NotFound
-from apps.core.loader import load
 from apps.core.schemas import Page, PageQuery, page_of
-from apps.registry.models import Capability, CapabilityKind
+from apps.registry.models import Capability
 from apps.registry.schemas import CapabilityFilters
+from apps.registry.services.aliases import check_alias, own_name
 from apps.registry.services.definitions import changes_between
-from apps.registry.services.names import public_names
 from apps.registry.services.servers import get_server, hold_server
 
 _CHANGEABLE = frozenset({
@@ -127,43 +125,12 @@ def _update(actor: Actor, capability: Capability, changes: dict[str, Any]) -> Ca
     if "alias" in changes:
         # Before the row: whoever gives another the same name waits for it, and may hold the chain.
         audit.hold_chain(capability.organization_id)
-        _check_alias(capability)
-        capability.public_name = capability.alias or _own_name(capability)
+        check_alias(capability)
+        capability.public_name = capability.alias or own_name(capability)
     capability.store(update_fields=[*changes, "public_name", "updated_at"])
     audit.record(actor, "capability.updated", capability, details={"changes": told})
     auth.raise_revision(capability.organization_id)
     return capability
-
-
-def _own_name(capability: Capability) -> str:
-    others = Capability.objects.present().filter(server=capability.server, kind=capability.kind)
-    rows = list(others.values_list("name", "public_name", "alias"))
-    held = {name: public for name, public, alias in rows if not alias}
-    aliases = [alias for _, _, alias in rows if alias and alias != capability.alias]
-    names = {capability.name, *(name for name, _, _ in rows)}
-    found = public_names(capability.kind, capability.server.slug, names, held=held, taken=aliases)
-    return found[capability.name]
-
-
-def _check_alias(capability: Capability) -> None:
-    """An alias must not pass for a tool of another server, nor for one of the platform's own."""
-    alias = capability.alias
-    if alias and capability.kind not in (CapabilityKind.TOOL, CapabilityKind.PROMPT):
-        raise InvalidInput.for_field("alias", "Only tools and prompts can have another name.")
-    if "__" in alias and not alias.startswith(f"{capability.server.slug}__"):
-        raise InvalidInput.for_field(
-            "alias", "Two underscores may only follow the slug of this capability's own server."
-        )
-    native = {name.casefold() for path in settings.MCP_TOOLBOXES for name in load(path).tools} if alias else set()
-    if alias.casefold() in native:
-        raise InvalidInput.for_field("alias", "A tool of the platform itself has this name.")
-    twins = Capability.objects.for_org(capability.organization_id).filter(
-        kind=capability.kind, removed_at=None, public_name__iexact=alias
-    )
-    if alias and twins.exclude(pk=capability.pk).exists():
-        raise Conflict(
-            "Another capability has this name for agents already.", details={"fields": {"alias": ["Taken."]}}
-        )
 
 
 def _check_scopes(scopes: Any) -> None:

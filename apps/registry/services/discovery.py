@@ -24,6 +24,7 @@ from apps.jobs.schemas import JobFilters, JobOut
 from apps.registry.backends.base import Hello
 from apps.registry.models import Capability, CapabilityKind, Discovery, Server
 from apps.registry.schemas import RegisteredOut, ServerIn, ServerOut
+from apps.registry.services.aliases import give_up_taken, record_given_up
 from apps.registry.services.definitions import (
     DEEPEST,
     NAME_KEYS,
@@ -59,6 +60,7 @@ class _Outcome:
     removed: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
     withheld: list[str] = field(default_factory=list)
+    given_up: Mapping[UUID, str] = field(default_factory=dict)
     total: int = 0
 
     def as_result(self, hello: Hello) -> dict[str, Any]:
@@ -151,6 +153,7 @@ def _keep(actor: Actor, before: Server, reading: Reading, seconds: float) -> dic
         server = Server.objects.select_for_update(no_key=True).present().filter(pk=before.pk).first()
         if server is None or (server.url, server.command, server.env) != (before.url, before.command, before.env):
             raise NotFound("The server was changed or deleted while it was read. Discover it again.")
+        outcome.given_up = _give_up_aliases(server, offered)
         for kind in CapabilityKind.values:
             _keep_kind(server, kind, reading, offered.get(kind, {}), outcome)
         _keep_hello(server, hello)
@@ -169,6 +172,14 @@ def _judge(reading: Reading, outcome: _Outcome) -> dict[str, dict[str, _Judged]]
     """The definitions that are taken, by kind and name; the others are noted with the reason."""
     until = time.thread_time() + SCHEMAS_SECONDS
     return {kind: _accepted(kind, items, outcome, until) for kind, items in reading.items.items()}
+
+
+def _give_up_aliases(server: Server, offered: Mapping[str, Mapping[str, _Judged]]) -> dict[UUID, str]:
+    gone = Capability.objects.filter(server=server).exclude(removed_at=None).exclude(alias="")
+    returning = [row for row in gone if row.name in offered.get(row.kind, {})]
+    if returning:
+        jobs.confirm()  # before the journal's chain, which is held then
+    return give_up_taken(returning)
 
 
 def _keep_kind(server: Server, kind: str, reading: Reading, offered: dict[str, _Judged], outcome: _Outcome) -> None:
@@ -274,6 +285,7 @@ def _journal(actor: Actor, server: Server, outcome: _Outcome) -> None:
         "rejected": len(outcome.rejected), "total": outcome.total,
     }  # fmt: skip
     audit.record(actor, "server.discovered", server, details=counts)
+    record_given_up(actor, outcome.given_up)
     if outcome.withheld:
         names = outcome.withheld[:100]
         audit.record(

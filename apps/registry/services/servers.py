@@ -1,24 +1,24 @@
 """Registering servers, changing them, and deciding whether agents may use them."""
 
-import json
 from collections.abc import Collection
-from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from apps.audit import services as audit
 from apps.auth import services as auth
 from apps.core import egress
 from apps.core.actor import Actor
-from apps.core.errors import InvalidInput, NotFound
+from apps.core.errors import Conflict, InvalidInput, NotFound
 from apps.core.schemas import Page, PageQuery, page_of
 from apps.registry.backends import commands
 from apps.registry.models import Capability, Credential, Environment, Server, ServerQuerySet, Transport
 from apps.registry.schemas import ServerFilters
+from apps.registry.services.aliases import give_up_taken, own_name, record_given_up
 from apps.secrets import services as secrets
 
 STDIO_CHECK_SECONDS = 600
@@ -140,7 +140,10 @@ def delete_server(actor: Actor, *, server_id: UUID) -> None:
 
 
 def restore_server(actor: Actor, *, server_id: UUID) -> Server:
-    """Bring a deleted server back as it was, waiting for approval. Raises Conflict where its slug is taken now."""
+    """Bring a deleted server back as it was, waiting for approval. Raises Conflict where its slug is taken now.
+
+    An alias that another capability was given meanwhile stays with that one.
+    """
     actor.require("server.write")
     found = Server.objects.for_org(actor.organization_id).exclude(deleted_at=None)
     server: Server | None = found.filter(pk=server_id).first()
@@ -156,16 +159,28 @@ def restore_server(actor: Actor, *, server_id: UUID) -> Server:
             return server
         server.deleted_at, server.approved_at, server.approved_by = None, None, ""
         server.store()
-        server.capabilities.filter(removed_at=deleted_at).update(removed_at=None)
+        given_up = _bring_back(server.capabilities.filter(removed_at=deleted_at))
         audit.record(actor, "server.restored", server)
+        record_given_up(actor, given_up)
         auth.raise_revision(server.organization_id)
     return server
 
 
-def approve_server(actor: Actor, *, server_id: UUID) -> Server:
+def _bring_back(gone: QuerySet[Capability]) -> dict[UUID, str]:
+    given_up = give_up_taken(gone)
+    nameless = list(gone.filter(pk__in=given_up))
+    gone.exclude(pk__in=given_up).update(removed_at=None)
+    for row in nameless:
+        row.public_name, row.removed_at = own_name(row), None
+        row.store(update_fields=["public_name", "removed_at", "updated_at"])
+    return given_up
+
+
+def approve_server(actor: Actor, *, server_id: UUID, digest: str = "") -> Server:
     """Let agents use a server and the capabilities it has now; what it adds later waits.
 
-    Approving again approves what has been waiting.
+    Approving again approves what has been waiting. With the digest of the server that was looked at, raises Conflict
+    when it has been pointed elsewhere or read anew meanwhile.
     """
     server = get_server(actor, server_id=server_id)
     actor.require("server.approve")
@@ -173,6 +188,8 @@ def approve_server(actor: Actor, *, server_id: UUID) -> Server:
         actor.require_confirmed()
     with transaction.atomic():
         server = hold_server(server)
+        if digest and digest != server.digest:
+            raise Conflict("The server has changed since you looked at it. Look at it again.")
         waiting = [row for row in Capability.objects.present().filter(server=server) if not row.is_approved]
         if server.is_approved and not waiting:
             return server
@@ -190,12 +207,6 @@ def approve_server(actor: Actor, *, server_id: UUID) -> Server:
         )
         auth.raise_revision(server.organization_id)
     return server
-
-
-def sight_of(server: Server) -> str:
-    """What tells whether a server is still what somebody has looked at: how it is reached, and when it was read."""
-    reached = [server.url, server.command, server.env, server.discovered_at and server.discovered_at.isoformat()]
-    return sha256(json.dumps(reached, sort_keys=True).encode()).hexdigest()
 
 
 def revoke_approval(actor: Actor, *, server_id: UUID) -> Server:
