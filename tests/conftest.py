@@ -22,6 +22,8 @@ django.setup()
 # A worker of xdist would inherit the variable, and pytest-django would read the settings before its folder is named.
 del os.environ["DJANGO_SETTINGS_MODULE"]
 
+from whitenoise.middleware import WhiteNoiseMiddleware  # noqa: E402 - Django before what uses it
+
 from tests.fixtures.lock_order import watched  # noqa: E402 - Django before what uses it
 from tests.fixtures.warm import hash_lightly  # noqa: E402 - Django before what uses it
 from tests.people import Person, make_person  # noqa: E402 - and its models
@@ -109,6 +111,23 @@ def _flush_passes_the_journals_guard() -> Iterator[None]:
     connection.ops.sql_flush = sql_flush  # type: ignore[method-assign]
     yield
     connection.ops.sql_flush = original  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_are_looked_for_once() -> Iterator[None]:
+    """Each client of Django makes the middleware anew, and WhiteNoise would look at two hundred files each time."""
+    find = WhiteNoiseMiddleware.add_files_from_finders
+    files: dict[str, Any] = {}
+
+    def share(self: WhiteNoiseMiddleware) -> None:
+        if not files:
+            find(self)
+            files.update(self.files)
+        self.files.update(files)
+
+    WhiteNoiseMiddleware.add_files_from_finders = share
+    yield
+    WhiteNoiseMiddleware.add_files_from_finders = find
 
 
 @pytest.fixture(scope="session", autouse=True)
