@@ -116,8 +116,8 @@ class Upstreams:
         """Pass a client's notification on to the servers that its session has been opened on; returns at once."""
         for way in self._ways.values():
             link = way.links.get(f"session:{session_id}")
-            if link is not None and not link.is_opening and link.hear(method, params):
-                self._start(link.tell())
+            if link is not None and not link.is_opening and link.queue_notification(method, params):
+                self._start(link.send_notifications())
 
     def keep_only(self, organization_id: UUID, server_ids: frozenset[UUID]) -> None:
         """Close what is open to servers of the organisation that its agents may not use any more."""

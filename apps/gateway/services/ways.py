@@ -62,8 +62,9 @@ class Link:
     log_level: str = ""
     beside: BesideCalls | None = None
     """Who answers what the server asks on no call's own stream, where a client can be asked at all."""
-    untold: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    is_telling: bool = False
+    unsent: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Notifications of the client that the server has not been sent yet, by method."""
+    is_sending: bool = False
 
     @property
     def is_opening(self) -> bool:
@@ -81,20 +82,20 @@ class Link:
             return False
         return not self.log_level or LOG_LEVELS.index(level) < LOG_LEVELS.index(self.log_level)
 
-    def hear(self, method: str, params: Mapping[str, Any]) -> bool:
-        """Take what the client says; whether somebody has to `tell` it. Said again before its turn, it is told once."""
-        self.untold[method] = params
-        has_to, self.is_telling = not self.is_telling, True
-        return has_to
+    def queue_notification(self, method: str, params: Mapping[str, Any]) -> bool:
+        """Keep it to be sent, once however often it is repeated before; whether somebody has to begin with that."""
+        self.unsent[method] = params
+        has_to_begin, self.is_sending = not self.is_sending, True
+        return has_to_begin
 
-    async def tell(self) -> None:
-        """Pass on to the server what its client has said."""
+    async def send_notifications(self) -> None:
+        """Send the server all that is queued."""
         try:
-            while self.untold:
-                await self.upstream.notify(*self.untold.popitem())
+            while self.unsent:
+                await self.upstream.notify(*self.unsent.popitem())
         finally:
-            self.untold.clear()
-            self.is_telling = False
+            self.unsent.clear()
+            self.is_sending = False
 
     def begin(self, call: registry.Listener | None) -> None:
         """A call is under way, on whose behalf its client may be asked."""
