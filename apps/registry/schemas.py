@@ -74,7 +74,7 @@ class ServerOut(Out):
     """A server as it stands. Variables are shown by name only: people keep secrets in them all the same."""
 
     id: UUID
-    digest: str = Field(description="What it is reached by and when it was read, as 64 digits; give it when approving.")
+    digest: str = Field(description="Stands for how it is reached and when it was read; give it when approving.")
     name: str
     slug: str
     description: str

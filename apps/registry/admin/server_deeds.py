@@ -8,6 +8,10 @@ from apps.registry.admin.health import TEMPLATE, HealthPage, health_context
 from apps.registry.models import Server
 
 
+def _is_here(server: Server) -> bool:
+    return server.deleted_at is None
+
+
 class ServerDeeds(HealthPage):
     """Adds them to the page of a server."""
 
@@ -17,7 +21,7 @@ class ServerDeeds(HealthPage):
         icon="verified",
         tone="main",
         seen=lambda server: server.digest,
-        is_offered=lambda server: not server.approved_at and not server.deleted_at,
+        is_offered=lambda server: _is_here(server) and not server.is_approved,
     )
     def approve(self, actor: Actor, server: Server) -> str:
         """Let agents use it."""
@@ -27,7 +31,7 @@ class ServerDeeds(HealthPage):
     @deed(
         "Approve what waits", permission="server.approve", icon="verified", tone="main", in_lists=False,
         seen=lambda server: server.digest,
-        is_offered=lambda server: server.approved_at and server.waits and not server.deleted_at,
+        is_offered=lambda server: _is_here(server) and server.is_approved and server.waits,
         question="Agents may use everything that this server has added or changed since it was approved.",
     )  # fmt: skip
     def approve_waiting(self, actor: Actor, server: Server) -> str:
@@ -40,7 +44,7 @@ class ServerDeeds(HealthPage):
         permission="server.check",
         icon="network_check",
         in_lists=False,
-        is_offered=lambda server: not server.deleted_at,
+        is_offered=_is_here,
     )
     def test_connection(self, actor: Actor, server: Server) -> TemplateParts:
         """Try each step of reaching it."""
@@ -48,7 +52,7 @@ class ServerDeeds(HealthPage):
         shown = {**health_context(actor, server), "deeds": self.health_deeds(server)}
         return TemplateParts(TEMPLATE, {**shown, "steps": steps, "steps_ok": all(step.ok for step in steps)})
 
-    @deed("Discover", permission="server.write", icon="travel_explore", is_offered=lambda server: not server.deleted_at)
+    @deed("Discover", permission="server.write", icon="travel_explore", is_offered=_is_here)
     def discover(self, actor: Actor, server: Server) -> str:
         """Read everything it offers, in the background."""
         services.start_discovery(actor, server_id=server.pk)
@@ -56,7 +60,7 @@ class ServerDeeds(HealthPage):
 
     @deed(
         "Check now", permission="server.check", icon="monitor_heart", in_lists=False,
-        is_offered=lambda server: not server.deleted_at,
+        is_offered=_is_here,
     )  # fmt: skip
     def check_now(self, actor: Actor, server: Server) -> str:
         """Look at its health now."""
@@ -70,7 +74,7 @@ class ServerDeeds(HealthPage):
         "Enable",
         permission="server.write",
         icon="toggle_on",
-        is_offered=lambda server: not server.is_enabled and not server.deleted_at,
+        is_offered=lambda server: _is_here(server) and not server.is_enabled,
     )
     def enable(self, actor: Actor, server: Server) -> str:
         """Let agents use it again."""
@@ -81,7 +85,7 @@ class ServerDeeds(HealthPage):
         "Disable",
         permission="server.write",
         icon="toggle_off",
-        is_offered=lambda server: server.is_enabled and not server.deleted_at,
+        is_offered=lambda server: _is_here(server) and server.is_enabled,
     )
     def disable(self, actor: Actor, server: Server) -> str:
         """Keep agents from using it, at once."""
@@ -90,7 +94,7 @@ class ServerDeeds(HealthPage):
 
     @deed(
         "Revoke approval", permission="server.approve", icon="gpp_bad", tone="bad",
-        is_offered=lambda server: server.approved_at and not server.deleted_at,
+        is_offered=lambda server: _is_here(server) and server.is_approved,
         question="Agents lose this server's tools at once. To give them back, somebody has to approve it again.",
     )  # fmt: skip
     def revoke(self, actor: Actor, server: Server) -> str:
@@ -99,7 +103,7 @@ class ServerDeeds(HealthPage):
         return f"{server} is no longer approved."
 
     @deed(
-        "Remove", permission="server.write", icon="delete", tone="bad", is_offered=lambda server: not server.deleted_at,
+        "Remove", permission="server.write", icon="delete", tone="bad", is_offered=_is_here,
         question="Agents lose this server's tools at once. Its history stays, and it can be restored.",
     )  # fmt: skip
     def remove(self, actor: Actor, server: Server) -> str:
@@ -112,7 +116,7 @@ class ServerDeeds(HealthPage):
         permission="server.write",
         icon="restore_from_trash",
         tone="main",
-        is_offered=lambda server: server.deleted_at,
+        is_offered=lambda server: not _is_here(server),
     )
     def restore(self, actor: Actor, server: Server) -> str:
         """Bring it back."""
